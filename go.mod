@@ -1,0 +1,3 @@
+module github.com/berthdev/berth
+
+go 1.26
