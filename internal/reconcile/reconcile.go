@@ -1,0 +1,110 @@
+// Package reconcile runs the loop that turns wake-ups into work. It leases wake-ups that
+// are due from the store, gives each to a worker, and sleeps until the next one. It
+// knows nothing of what the work is, and keeps nothing that a crash could lose: a lease
+// that runs out is taken again.
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/berthdev/berth/internal/store"
+)
+
+// Worker has one look at what a wake-up names and settles it in its own transaction.
+type Worker interface {
+	Reconcile(ctx context.Context, w store.Wakeup) error
+	// RetryLater settles a wake-up whose pass failed, and wakes it again later.
+	RetryLater(ctx context.Context, w store.Wakeup) error
+}
+
+// Runner is the loop.
+type Runner struct {
+	Store   store.Store
+	Worker  Worker
+	Owner   string        // names this process in leases
+	Workers int           // passes at the same time
+	Lease   time.Duration // how long a pass may take; it is cancelled shortly before
+	Now     func() time.Time
+	Logger  *slog.Logger
+}
+
+// longestSleep bounds how long the loop trusts its own arithmetic about the next wake-up,
+// because the machine's clock may jump.
+const longestSleep = 5 * time.Second
+
+// Run works until ctx ends, and returns when all passes have ended.
+func (r *Runner) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	free := make(chan struct{}, r.Workers)
+	for range r.Workers {
+		free <- struct{}{}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-free:
+		}
+		due, err := r.Store.LeaseDue(ctx, r.Now(), r.Owner, r.Lease, 1)
+		if err != nil || len(due) == 0 {
+			free <- struct{}{}
+			if err != nil && ctx.Err() == nil {
+				r.Logger.ErrorContext(ctx, "taking work from the store failed; trying again", "error", err)
+			}
+			r.sleep(ctx, err)
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer func() { free <- struct{}{} }()
+			r.pass(ctx, due[0])
+		}()
+	}
+}
+
+func (r *Runner) sleep(ctx context.Context, failed error) {
+	wait := longestSleep
+	if failed != nil {
+		wait = time.Second
+	} else if at, ok, err := r.Store.NextDue(ctx, r.Now()); err == nil && ok {
+		wait = min(wait, max(at.Sub(r.Now()), time.Millisecond))
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-r.Store.Woken():
+	}
+}
+
+func (r *Runner) pass(ctx context.Context, w store.Wakeup) {
+	// A pass that is under way when Berth stops is let finish what it stores; its own
+	// waiting ends with the context.
+	limited, cancel := context.WithTimeout(ctx, r.Lease*9/10)
+	defer cancel()
+	err := r.protected(limited, w)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	r.Logger.ErrorContext(ctx, "reconcile pass failed; it will be tried again", "resource", w.Key, "error", err)
+	if err := r.Worker.RetryLater(ctx, w); err != nil {
+		r.Logger.ErrorContext(ctx, "the retry could not be stored; the lease will run out instead", "resource", w.Key, "error", err)
+	}
+}
+
+func (r *Runner) protected(ctx context.Context, w store.Wakeup) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return r.Worker.Reconcile(ctx, w)
+}
