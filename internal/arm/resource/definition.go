@@ -95,6 +95,10 @@ type Definition[T any] struct {
 
 	// BodyType is the type as answers spell it, where that differs from Type.
 	BodyType string
+	// LowerGroups spells IDs in answers with resourcegroups in lower case, as AKS does (A2).
+	LowerGroups bool
+	// Discriminate refuses a document of another kind before its fields are looked at.
+	Discriminate func(doc map[string]any) error
 	// ETagInBody names the body's field that repeats the ETag header: etag, eTag, or "" for none.
 	ETagInBody string
 	// OperationsPath is the path segment of operation URLs below locations/{location}/.

@@ -214,6 +214,11 @@ func matches(header string, row *store.Resource) bool {
 
 func (m *Manager) write(ctx context.Context, tx store.Tx, w Write, row *store.Resource, doc map[string]any) (*Written, error) {
 	t := w.Type
+	if t.discriminate != nil {
+		if err := t.discriminate(doc); err != nil {
+			return nil, err
+		}
+	}
 	checked, findings := t.schema.Check(doc, w.Version, "", true)
 	clean := checked.(map[string]any)
 	findings = append(findings, checkTags(clean)...)

@@ -38,6 +38,8 @@ type Type struct {
 	names                    NameRule
 	bodyType                 string
 	etagInBody               string
+	lowerGroups              bool
+	discriminate             func(doc map[string]any) error
 	deadline, deleteDeadline time.Duration
 	schema                   *schema.Schema
 	finalizes                bool
@@ -103,6 +105,7 @@ func New[T any](def Definition[T]) *Type {
 		Scope: def.Scope, Tracked: def.Tracked, ReadOnly: def.ReadOnly, Asynchronous: def.Reconcile != nil,
 		OperationsPath: def.OperationsPath, CreateStatus: def.CreateStatus, DeleteOrder: def.DeleteOrder,
 		tagsOnlyPatch: def.TagsOnlyPatch, names: def.Names, bodyType: def.BodyType, etagInBody: def.ETagInBody,
+		lowerGroups: def.LowerGroups, discriminate: def.Discriminate,
 		deadline: def.Deadline, deleteDeadline: def.DeleteDeadline,
 		schema: schema.From[Document[T]](), finalizes: def.Finalize != nil,
 	}
@@ -367,6 +370,9 @@ func (m *Manager) View(tx store.ReadTx, t *Type, row *store.Resource, version st
 	}
 	id := armid.MustParse(row.ID)
 	doc["id"], doc["name"], doc["type"] = row.ID, id.Name(), t.bodyType
+	if t.lowerGroups {
+		doc["id"] = strings.Replace(row.ID, "/resourceGroups/", "/resourcegroups/", 1)
+	}
 	if t.Tracked {
 		doc["location"] = row.Location
 	}
