@@ -177,6 +177,7 @@ func (r *request) write(t *resource.Type, version string) resource.Write {
 	return resource.Write{
 		ID: r.path.ID, Type: t, Version: version, Query: r.param, By: r.stamp(),
 		IfMatch: r.Header.Get("If-Match"), IfNoneMatch: r.Header.Get("If-None-Match"),
+		Allowed: r.require,
 	}
 }
 

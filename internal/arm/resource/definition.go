@@ -149,6 +149,8 @@ type Draft[T any] struct {
 	Tx      store.Tx
 	Manager *Manager
 	By      store.Stamp
+	// Allowed checks that the writer may do an action elsewhere, on what the document refers to.
+	Allowed func(action string, scope armid.ID) error
 	Given   func(path string) bool // whether the client sent a field, e.g. "properties.count"
 
 	findings []*armerr.Error

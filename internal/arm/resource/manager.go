@@ -44,6 +44,9 @@ type Write struct {
 	IfNoneMatch string
 	Query       func(name string) string
 	By          store.Stamp
+	// Allowed checks that the writer may do an action on what the document refers to. nil
+	// means that Berth itself writes.
+	Allowed func(action string, scope armid.ID) error
 }
 
 // Written is what a write came to. Row is nil when a DELETE found nothing, or was done
@@ -252,8 +255,13 @@ func (m *Manager) write(ctx context.Context, tx store.Tx, w Write, row *store.Re
 			return nil, armerr.New(armerr.CodeInvalidResourceLocation, "The resource '%s' already exists in location '%s'. A resource with the same name cannot be created in location '%s'. Choose another name, or keep the location.", w.ID.Name(), row.Location, loc)
 		}
 	}
+	allowed := w.Allowed
+	if allowed == nil {
+		allowed = func(string, armid.ID) error { return nil }
+	}
 	spec, err := t.admit(ctx, admission{
-		id: w.ID, version: w.Version, doc: clean, given: w.Doc, row: row, secrets: secrets, tx: tx, manager: m, by: w.By,
+		allowed: allowed,
+		id:      w.ID, version: w.Version, doc: clean, given: w.Doc, row: row, secrets: secrets, tx: tx, manager: m, by: w.By,
 	})
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
@@ -184,7 +185,24 @@ func (m *Manager) conclude(ctx context.Context, w store.Wakeup, p *pass, out Out
 	} else {
 		m.forget(key)
 	}
-	err := m.Store.Update(ctx, func(tx store.Tx) error {
+	err := m.storeOutcome(ctx, w, p, out)
+	var refused *armerr.Error
+	if errors.As(err, &refused) && refused.HTTPStatus() < http.StatusInternalServerError {
+		// What the pass wanted to write elsewhere breaks a rule there: trying again cannot help.
+		p.effects = nil
+		err = m.storeOutcome(ctx, w, p, Failed(refused, 0))
+	}
+	if errors.Is(err, store.ErrStale) {
+		// A client changed the resource meanwhile, or the lease ran out: look again.
+		return m.again(ctx, w, m.Now())
+	}
+	return err
+}
+
+// storeOutcome is the transaction that ends a pass.
+func (m *Manager) storeOutcome(ctx context.Context, w store.Wakeup, p *pass, out Outcome) error {
+	key := p.row.Key
+	return m.Store.Update(ctx, func(tx store.Tx) error {
 		now := m.Now()
 		row, err := tx.Resource(key)
 		if errors.Is(err, store.ErrNotFound) {
@@ -201,7 +219,11 @@ func (m *Manager) conclude(ctx context.Context, w store.Wakeup, p *pass, out Out
 				return err
 			}
 		}
-		op := p.op
+		var op *store.Operation
+		if p.op != nil {
+			c := *p.op // this function may run again
+			op = &c
+		}
 		active := op != nil && !Final(op.Status)
 		final := out
 		if active && out.state == "" && !out.gone && now.After(op.Deadline) {
@@ -236,19 +258,6 @@ func (m *Manager) conclude(ctx context.Context, w store.Wakeup, p *pass, out Out
 		}
 		return tx.Settle(w)
 	})
-	if errors.Is(err, store.ErrStale) {
-		// A client changed the resource meanwhile, or the lease ran out: look again.
-		return m.Store.Update(ctx, func(tx store.Tx) error {
-			if err := tx.Wake(key, m.Now()); err != nil {
-				return err
-			}
-			if err := tx.Settle(w); err != nil && !errors.Is(err, store.ErrStale) {
-				return err
-			}
-			return nil
-		})
-	}
-	return err
 }
 
 // store writes the reconciler's part of a row, if anything changed.
@@ -343,9 +352,13 @@ func (m *Manager) forget(key string) {
 
 // RetryLater is for passes that ended in an error or a panic: the wake-up comes again, later.
 func (m *Manager) RetryLater(ctx context.Context, w store.Wakeup) error {
-	after := m.backoff(w.Key)
+	return m.again(ctx, w, m.Now().Add(m.backoff(w.Key)))
+}
+
+// again settles a wake-up and asks for another at the given time.
+func (m *Manager) again(ctx context.Context, w store.Wakeup, at time.Time) error {
 	return m.Store.Update(ctx, func(tx store.Tx) error {
-		if err := tx.Wake(w.Key, m.Now().Add(after)); err != nil {
+		if err := tx.Wake(w.Key, at); err != nil {
 			return err
 		}
 		if err := tx.Settle(w); err != nil && !errors.Is(err, store.ErrStale) {

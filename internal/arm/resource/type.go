@@ -65,6 +65,7 @@ type admission struct {
 	tx      store.Tx
 	manager *Manager
 	by      store.Stamp
+	allowed func(action string, scope armid.ID) error
 }
 
 // pass is one look of a reconciler at a resource.
@@ -131,7 +132,7 @@ func New[T any](def Definition[T]) *Type {
 
 	t.admit = func(ctx context.Context, in admission) (map[string]any, error) {
 		d := &Draft[T]{
-			ID: in.id, Version: in.version, Secrets: in.secrets, Tx: in.tx, Manager: in.manager, By: in.by,
+			ID: in.id, Version: in.version, Secrets: in.secrets, Tx: in.tx, Manager: in.manager, By: in.by, Allowed: in.allowed,
 			Given: func(path string) bool { return has(in.given, strings.Split(path, ".")) },
 		}
 		var err error

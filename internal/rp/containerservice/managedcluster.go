@@ -402,6 +402,31 @@ func hash(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Facts is what is known of a cluster without asking it.
+type Facts struct {
+	Made    bool // it was ready once
+	Version string
+	FQDN    string
+	Nodes   []cluster.Node
+}
+
+// FactsOf reads the facts of a managed cluster from its row.
+func FactsOf(row *store.Resource) (Facts, error) {
+	rec, err := resource.RecordOf(row)
+	if err != nil {
+		return Facts{}, err
+	}
+	var mem memory
+	if err := mem.load(rec); err != nil {
+		return Facts{}, err
+	}
+	doc, err := resource.ReadDocument[ManagedCluster](row)
+	if err != nil {
+		return Facts{}, err
+	}
+	return Facts{Made: mem.Made, Version: mem.Version, FQDN: doc.Properties.FQDN, Nodes: mem.Nodes}, nil
+}
+
 func (m *memory) load(r resource.Record) error {
 	if len(r.Data) == 0 {
 		return nil

@@ -1,0 +1,256 @@
+// Package attachment puts a workspace's part into a Kubernetes cluster and takes it out
+// again: a namespace, a service account with the rights that deployments need and no
+// more, and a lease that says who holds it. It speaks the Kubernetes API only and knows
+// nothing of ARM; IDs are labels to it.
+//
+// The one invariant: everything is in the one namespace of the workspace, so removing that
+// namespace leaves the cluster as it was (A6).
+package attachment
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/berthdev/berth/internal/cluster"
+)
+
+// Names of what is put into a workspace's namespace.
+const (
+	accountName = "berth-deployer"
+	roleName    = "berth-deployer"
+	leaseName   = "berth-attachment"
+
+	managedByLabel    = "app.kubernetes.io/managed-by"
+	installationLabel = "berth.dev/installation"
+	workspaceKey      = "berth.dev/workspace" // annotation: the workspace's ARM ID
+)
+
+// timeout bounds each request to a cluster, so that one that went away is noticed.
+const timeout = 5 * time.Second
+
+// Attachment says who attaches what.
+type Attachment struct {
+	Installation string // of Berth
+	Workspace    string // ARM ID
+	Compute      string // ARM ID
+}
+
+// HeldError says that another compute holds the workspace's part of the cluster.
+type HeldError struct{ Holder string }
+
+func (e *HeldError) Error() string { return "the attachment is held by " + e.Holder }
+
+// Found is what Inspect saw.
+type Found struct {
+	Version string // e.g. 1.37.2
+	Nodes   []cluster.Node
+}
+
+// Kubernetes attaches to real clusters.
+type Kubernetes struct{}
+
+func client(kubeconfig []byte) (*kubernetes.Clientset, error) {
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		return nil, errors.New("the cluster's kubeconfig cannot be read") // without the cause: it may quote secrets
+	}
+	cfg.Timeout = timeout
+	cfg.QPS = -1 // a handful of requests; the default limit would only slow an attach down
+	cfg.UserAgent = "berth"
+	return kubernetes.NewForConfig(cfg)
+}
+
+// Inspect reads the cluster's version and nodes.
+func (Kubernetes) Inspect(ctx context.Context, kubeconfig []byte) (Found, error) {
+	c, err := client(kubeconfig)
+	if err != nil {
+		return Found{}, err
+	}
+	v, err := c.Discovery().ServerVersion()
+	if err != nil {
+		return Found{}, err
+	}
+	list, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return Found{}, err
+	}
+	f := Found{Version: strings.TrimPrefix(v.GitVersion, "v")}
+	for i := range list.Items {
+		f.Nodes = append(f.Nodes, node(&list.Items[i]))
+	}
+	return f, nil
+}
+
+func node(n *corev1.Node) cluster.Node {
+	out := cluster.Node{
+		Name: n.Name, Pool: n.Labels["agentpool"], VMSize: n.Labels[corev1.LabelInstanceTypeStable],
+		MilliCPU: n.Status.Capacity.Cpu().MilliValue(), MemoryMiB: n.Status.Capacity.Memory().Value() >> 20,
+		GPUs: int(quantity(n.Status.Capacity, "nvidia.com/gpu")), Version: strings.TrimPrefix(n.Status.NodeInfo.KubeletVersion, "v"),
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			out.Ready = c.Status == corev1.ConditionTrue
+		}
+	}
+	return out
+}
+
+func quantity(list corev1.ResourceList, name corev1.ResourceName) int64 {
+	q, ok := list[name]
+	if !ok {
+		q = resource.Quantity{}
+	}
+	return q.Value()
+}
+
+var notInNames = regexp.MustCompile(`[^a-z0-9-]+`)
+
+// Namespace is the name of a workspace's namespace: readable, and different for each
+// workspace of each installation, so that workspaces can share a cluster (A5).
+func (a Attachment) Namespace() string {
+	name := a.Workspace[strings.LastIndexByte(a.Workspace, '/')+1:]
+	name = strings.Trim(notInNames.ReplaceAllString(strings.ToLower(name), "-"), "-")
+	sum := sha256.Sum256([]byte(a.Installation + "\n" + strings.ToLower(a.Workspace)))
+	const room = 63 - len("azureml--") - 8
+	return fmt.Sprintf("azureml-%s-%s", name[:min(room, len(name))], hex.EncodeToString(sum[:4]))
+}
+
+// holder is how a lease names its holder.
+func (a Attachment) holder() string { return a.Installation + ":" + strings.ToLower(a.Compute) }
+
+func (a Attachment) meta(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Name: name, Labels: map[string]string{managedByLabel: "berth", installationLabel: a.Installation},
+		Annotations: map[string]string{workspaceKey: a.Workspace},
+	}
+}
+
+// rights are what deploying models needs inside the namespace, and nothing outside of it.
+var rights = []rbacv1.PolicyRule{
+	{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
+	{APIGroups: []string{"apps"}, Resources: []string{"deployments/scale"}, Verbs: []string{"get", "update", "patch"}},
+	{APIGroups: []string{"apps"}, Resources: []string{"replicasets"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{""}, Resources: []string{"services", "configmaps", "secrets"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
+	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch", "delete"}},
+	{APIGroups: []string{""}, Resources: []string{"pods/log", "events"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update"}},
+}
+
+// Prepare puts the workspace's part into the cluster. It is idempotent and repairs what
+// was changed. Errors: *HeldError when another compute holds it.
+func (Kubernetes) Prepare(ctx context.Context, kubeconfig []byte, a Attachment) error {
+	c, err := client(kubeconfig)
+	if err != nil {
+		return err
+	}
+	ns := a.Namespace()
+	namespace := &corev1.Namespace{ObjectMeta: a.meta(ns)}
+	// Model pods run under the strictest standard; a namespace that asks for it refuses others.
+	namespace.Labels["pod-security.kubernetes.io/enforce"] = "restricted"
+	if _, err := c.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating the namespace %s: %w", ns, err)
+	}
+	if err := hold(ctx, c, ns, a); err != nil {
+		return err
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: a.meta(accountName)}
+	if _, err := c.CoreV1().ServiceAccounts(ns).Create(ctx, account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating the service account: %w", err)
+	}
+	role := &rbacv1.Role{ObjectMeta: a.meta(roleName), Rules: rights}
+	_, err = c.RbacV1().Roles(ns).Create(ctx, role, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		_, err = c.RbacV1().Roles(ns).Update(ctx, role, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("granting the rights for deployments: %w", err)
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: a.meta(roleName), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: roleName},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: accountName, Namespace: ns}},
+	}
+	if _, err := c.RbacV1().RoleBindings(ns).Create(ctx, binding, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("binding the rights for deployments: %w", err)
+	}
+	return nil
+}
+
+// hold takes the lease, or finds who has it.
+func hold(ctx context.Context, c *kubernetes.Clientset, ns string, a Attachment) error {
+	mine := a.holder()
+	now := metav1.NewMicroTime(time.Now())
+	lease := &coordinationv1.Lease{ObjectMeta: a.meta(leaseName), Spec: coordinationv1.LeaseSpec{HolderIdentity: &mine, AcquireTime: &now}}
+	leases := c.CoordinationV1().Leases(ns)
+	_, err := leases.Create(ctx, lease, metav1.CreateOptions{})
+	if err == nil {
+		return nil
+	}
+	if !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("taking the lease: %w", err)
+	}
+	have, err := leases.Get(ctx, leaseName, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("reading the lease: %w", err)
+	}
+	if h := have.Spec.HolderIdentity; h != nil && *h != "" && *h != mine {
+		// Berth's own store decides which compute of a workspace holds a cluster; a lease left by an
+		// earlier one of this installation is taken over.
+		if !strings.HasPrefix(*h, a.Installation+":") {
+			return &HeldError{Holder: *h}
+		}
+	} else if h != nil && *h == mine {
+		return nil
+	}
+	have.Spec.HolderIdentity, have.Spec.AcquireTime = &mine, &now
+	if _, err := leases.Update(ctx, have, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("taking the lease over: %w", err)
+	}
+	return nil
+}
+
+// Remove takes the workspace's part out of the cluster, if the compute still holds it. It
+// returns done=false while the namespace is on its way out.
+func (Kubernetes) Remove(ctx context.Context, kubeconfig []byte, a Attachment) (done bool, err error) {
+	c, err := client(kubeconfig)
+	if err != nil {
+		return false, err
+	}
+	ns := a.Namespace()
+	lease, err := c.CoordinationV1().Leases(ns).Get(ctx, leaseName, metav1.GetOptions{})
+	if err == nil && lease.Spec.HolderIdentity != nil && *lease.Spec.HolderIdentity != a.holder() {
+		return true, nil // a later attachment took it over; it is not ours to remove
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("reading the lease: %w", err)
+	}
+	found, err := c.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading the namespace %s: %w", ns, err)
+	}
+	if found.DeletionTimestamp != nil {
+		return false, nil
+	}
+	err = c.CoreV1().Namespaces().Delete(ctx, ns, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return false, fmt.Errorf("deleting the namespace %s: %w", ns, err)
+	}
+	return apierrors.IsNotFound(err), nil
+}
