@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/renameio/v2"
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
@@ -166,10 +167,10 @@ func (a *Authority) create(dir string, names []string, ips []net.IP) error {
 	if err := os.Remove(filepath.Join(dir, keyFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := writeFile(filepath.Join(dir, caFile), a.pem, 0o644); err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, caFile), a.pem, 0o644, renameio.IgnoreUmask()); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600)
+	return renameio.WriteFile(filepath.Join(dir, keyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600)
 }
 
 // certificate returns a certificate for the names, the first of which identifies it.
@@ -220,19 +221,4 @@ func serialNumber() (*big.Int, error) {
 		return nil, fmt.Errorf("make a serial number: %w", err)
 	}
 	return n.SetBit(n, 126, 1), nil
-}
-
-// writeFile writes a file so that readers see the old content or the new, never a part.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // after the rename there is nothing left to remove
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -56,6 +56,15 @@ func azureRoutes(b Backends) []Route {
 	return routes
 }
 
+// AzurePatterns lists the names of Azure's public cloud that every installation intercepts.
+func AzurePatterns() []string {
+	var patterns []string
+	for _, r := range azureRoutes(Backends{}) {
+		patterns = append(patterns, r.Pattern)
+	}
+	return patterns
+}
+
 // ownPaths maps the first path segment at the installation's own address, in lower case.
 func (e *Edge) ownPaths(b Backends, more map[string]http.Handler) (map[string]http.Handler, error) {
 	paths := map[string]http.Handler{
