@@ -255,7 +255,10 @@ func (r *request) virtual(t *resource.Type, version string) error {
 }
 
 func (r *request) answerVirtual(t *resource.Type, version string, verb func(context.Context, *resource.Call) (*resource.Answer, error)) error {
-	call := &resource.Call{ID: r.path.ID, Version: version, Query: r.param, Header: r.Header, Manager: r.server.Manager, By: r.stamp()}
+	call := &resource.Call{ID: r.path.ID, Version: version, Query: r.param, Header: r.Header, Manager: r.server.Manager, By: r.stamp(), Allowed: r.require}
+	call.Visible = func(action string, id armid.ID) (bool, error) {
+		return r.server.Access.Allowed(r.Context(), r.caller, action, id)
+	}
 	if r.Method == http.MethodPut || r.Method == http.MethodPatch {
 		var err error
 		if call.Body, err = r.body(); err != nil {
@@ -299,8 +302,10 @@ func (r *request) collection(t *resource.Type) error {
 		if t.Virtual.List == nil {
 			return notAllowed(r, t.Name)
 		}
-		if err := r.require(t.Name+"/read", scope); err != nil {
-			return err
+		if !scope.IsTenant() { // what the tenant lists, each caller sees as far as he may
+			if err := r.require(t.Name+"/read", scope); err != nil {
+				return err
+			}
 		}
 		return r.answerVirtual(t, version, t.Virtual.List)
 	}

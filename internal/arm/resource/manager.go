@@ -561,3 +561,6 @@ func ReadSpec[T any](row *store.Resource) (*Document[T], error) { return decodeB
 
 // Encode makes a client's document of a typed one, for a write that a provider itself sends.
 func Encode[T any](d *Document[T]) (map[string]any, error) { return encode(d) }
+
+// EncodeJSON is a typed document as it is stored.
+func EncodeJSON[T any](d *Document[T]) (json.RawMessage, error) { return json.Marshal(d) }

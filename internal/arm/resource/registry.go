@@ -35,6 +35,9 @@ type Call struct {
 	Body    []byte
 	Manager *Manager
 	By      store.Stamp
+	// Visible reports whether the caller may do an action on what a list would show.
+	Visible func(action string, id armid.ID) (bool, error)
+	Allowed func(action string, scope armid.ID) error
 }
 
 // Answer is the answer of a virtual type.
