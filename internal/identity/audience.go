@@ -1,6 +1,9 @@
 package identity
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Audience is a service that tokens are issued for.
 type Audience string
@@ -36,6 +39,7 @@ func knownResources(baseURLs []string) map[string]resource {
 	m := map[string]resource{
 		"https://ml.azure.com":                 {MachineLearning, "user_impersonation"},
 		graphResource:                          graph,
+		"https://graph.windows.net":            graph, // its predecessor, which azureml-core asks for
 		"00000003-0000-0000-c000-000000000000": graph,
 	}
 	for _, name := range armResources {
@@ -60,6 +64,25 @@ type request struct {
 	Scopes   []string `json:"scopes"`   // every scope that was asked for
 }
 
+// openIDScopes are OpenID Connect's own scopes; they name no resource.
+var openIDScopes = []string{"openid", "profile", "email", "offline_access"}
+
+// isDefault says whether a resource's .default is all that is asked for, as
+// client_credentials requires. MSAL for Go sends OpenID Connect's scopes along.
+func (q request) isDefault() bool {
+	named := false
+	for _, scope := range q.Scopes {
+		if slices.Contains(openIDScopes, scope) {
+			continue
+		}
+		if !strings.HasSuffix(scope, "/.default") {
+			return false
+		}
+		named = true
+	}
+	return named
+}
+
 // parseScope reads a v2 scope parameter: OpenID Connect scopes, and the scopes of at most
 // one resource, each the resource's identifier, a slash and a name. Without a resource
 // it means Graph, as it does in Entra. The identifier may end in a slash itself:
@@ -68,8 +91,7 @@ func (s *Service) parseScope(scope string) (request, error) {
 	q := request{}
 	for _, item := range strings.Fields(scope) {
 		q.Scopes = append(q.Scopes, item)
-		switch item {
-		case "openid", "profile", "email", "offline_access":
+		if slices.Contains(openIDScopes, item) {
 			continue
 		}
 		id := graphResource // a bare name such as User.Read is one of Graph's

@@ -141,7 +141,7 @@ func (s *Service) clientCredentials(ctx context.Context, q *tokenRequest) (*toke
 		return nil, missing("resource")
 	case !ok:
 		return nil, missing("scope")
-	case len(want.Scopes) > 1 || len(want.Scopes) == 1 && !strings.HasSuffix(want.Scopes[0], "/.default"):
+	case !q.v1 && !want.isDefault():
 		return nil, oauthErrorf(errInvalidScope, 1002012, "The scope '%s' is not valid for client_credentials: give one resource followed by /.default.", printable(q.form.Get("scope")))
 	case q.clientSecret == "":
 		return nil, oauthErrorf(errInvalidClient, 7000216, "The client_credentials grant needs a client_secret.")

@@ -100,6 +100,7 @@ func TestToken_Refusals(t *testing.T) {
 		"wrong secret":     {func(v url.Values) { v.Set("client_secret", "guess") }, 401, "invalid_client", 7000215},
 		"no secret":        {func(v url.Values) { v.Del("client_secret") }, 401, "invalid_client", 7000216},
 		"no scope":         {func(v url.Values) { v.Del("scope") }, 400, "invalid_request", 900144},
+		"only OpenID":      {func(v url.Values) { v.Set("scope", "openid profile") }, 400, "invalid_scope", 1002012},
 		"not .default":     {func(v url.Values) { v.Set("scope", "https://management.azure.com/user_impersonation") }, 400, "invalid_scope", 1002012},
 		"unknown resource": {func(v url.Values) { v.Set("scope", "https://example.com/.default") }, 400, "invalid_resource", 500011},
 		"two resources": {func(v url.Values) {
@@ -245,13 +246,7 @@ func TestToken_ExpiredGrantsAreRemoved(t *testing.T) {
 	f.passwordGrant(nil)
 	f.clock.advance(refreshLifetime + time.Second)
 	f.passwordGrant(nil)
-	count := 0
-	for k := range f.store.data {
-		if k[0] == bucketRefresh {
-			count++
-		}
-	}
-	if count != 1 {
+	if count := len(f.store.All()[bucketRefresh]); count != 1 {
 		t.Errorf("%d refresh tokens are stored, want only the live one", count)
 	}
 }
@@ -269,9 +264,11 @@ func TestNothingSecretIsLoggedOrStored(t *testing.T) {
 		if strings.Contains(f.log.String(), secret) {
 			t.Errorf("the log holds a secret: %s", f.log)
 		}
-		for k, value := range f.store.data {
-			if strings.Contains(string(value), secret) || strings.Contains(k[1], secret) {
-				t.Errorf("the store holds a secret in %v", k)
+		for bucket, values := range f.store.All() {
+			for key, value := range values {
+				if strings.Contains(string(value), secret) || strings.Contains(key, secret) {
+					t.Errorf("the store holds a secret in %s", bucket)
+				}
 			}
 		}
 	}

@@ -2,21 +2,18 @@ package identity
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/identity/identitytest"
 )
 
 const (
@@ -24,63 +21,6 @@ const (
 	testBase   = "https://localhost:8443"
 	azClient   = "04b07795-8ddb-461a-bbee-02f9e1bf7b46"
 )
-
-// values is a store that holds small values only. Updates are all or nothing.
-type values struct {
-	store.Store
-	mu   sync.RWMutex
-	data map[[2]string][]byte
-}
-
-type valuesTx struct {
-	store.Tx
-	data map[[2]string][]byte
-}
-
-func (v *values) View(_ context.Context, fn func(store.ReadTx) error) error {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	return fn(valuesTx{data: v.data})
-}
-
-func (v *values) Update(_ context.Context, fn func(store.Tx) error) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	next := maps.Clone(v.data)
-	if err := fn(valuesTx{data: next}); err != nil {
-		return err
-	}
-	v.data = next
-	return nil
-}
-
-func (t valuesTx) Value(bucket, key string) ([]byte, error) {
-	if value, ok := t.data[[2]string{bucket, key}]; ok {
-		return value, nil
-	}
-	return nil, store.ErrNotFound
-}
-
-func (t valuesTx) Values(bucket string, fn func(string, []byte) error) error {
-	keys := slices.SortedFunc(maps.Keys(t.data), func(a, b [2]string) int { return cmp.Compare(a[1], b[1]) })
-	for _, k := range keys {
-		if k[0] == bucket {
-			if err := fn(k[1], t.data[k]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (t valuesTx) PutValue(bucket, key string, value []byte) error {
-	if value == nil {
-		delete(t.data, [2]string{bucket, key})
-	} else {
-		t.data[[2]string{bucket, key}] = value
-	}
-	return nil
-}
 
 // clock is a clock that stands until it is moved.
 type clock struct {
@@ -104,7 +44,7 @@ func (c *clock) advance(d time.Duration) {
 type fixture struct {
 	*Service
 	t       *testing.T
-	store   *values
+	store   *identitytest.Values
 	clock   *clock
 	log     *bytes.Buffer
 	handler http.Handler
@@ -117,7 +57,7 @@ const personPassword = "correct horse battery"
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{
-		store: &values{data: map[[2]string][]byte{}},
+		store: new(identitytest.Values),
 		clock: &clock{now: time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)},
 		log:   new(bytes.Buffer),
 	}
