@@ -27,7 +27,8 @@ import (
 	"github.com/berthdev/berth/internal/edge"
 	"github.com/berthdev/berth/internal/edge/clientenv"
 	"github.com/berthdev/berth/internal/identity"
-	"github.com/berthdev/berth/internal/identity/identitytest"
+	"github.com/berthdev/berth/internal/seal"
+	"github.com/berthdev/berth/internal/store/sqlite"
 )
 
 const (
@@ -54,13 +55,27 @@ func start(t *testing.T) *installation {
 	if err != nil {
 		t.Fatal(err)
 	}
-	urls := edge.OwnURLs(l.Addr(), nil)
-	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	login, err := identity.New(identity.Config{Store: new(identitytest.Values), Tenant: tenant, BaseURLs: urls, Logger: logger})
+	i := &installation{dir: t.TempDir(), pool: x509.NewCertPool(), proxy: &url.URL{Scheme: "http", Host: l.Addr().String()}}
+	keys, err := seal.Open(filepath.Join(i.dir, "seal.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &installation{dir: t.TempDir(), url: urls[0], pool: x509.NewCertPool(), proxy: &url.URL{Scheme: "http", Host: l.Addr().String()}}
+	state, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(i.dir, "state", "berth.db"), Sealer: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := state.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	urls := edge.OwnURLs(l.Addr(), nil)
+	i.url = urls[0]
+	logger := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	login, err := identity.New(identity.Config{Store: state, Tenant: tenant, BaseURLs: urls, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if i.program, err = login.CreateServicePrincipal(t.Context(), "clients"); err != nil {
 		t.Fatal(err)
 	}
