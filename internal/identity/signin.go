@@ -102,9 +102,6 @@ func (s *Service) signInPerson(ctx context.Context, userName, password string) (
 	if err != nil && !errors.Is(err, ErrNoPrincipal) {
 		return nil, err
 	}
-	if err := s.notLocked(name); err != nil {
-		return nil, err
-	}
 	hash := unknownUser()
 	if a != nil {
 		hash = a.Password
@@ -114,6 +111,10 @@ func (s *Service) signInPerson(ctx context.Context, userName, password string) (
 		defer func() { <-s.hashing }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+	// Only now: guesses sent at once must not all pass before the first has failed.
+	if err := s.notLocked(name); err != nil {
+		return nil, err
 	}
 	if bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) != nil || a == nil {
 		s.guesses.failed(name, s.now())

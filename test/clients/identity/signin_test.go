@@ -27,6 +27,7 @@ import (
 	"github.com/berthdev/berth/internal/edge"
 	"github.com/berthdev/berth/internal/edge/clientenv"
 	"github.com/berthdev/berth/internal/identity"
+	"github.com/berthdev/berth/internal/identity/graph"
 	"github.com/berthdev/berth/internal/seal"
 	"github.com/berthdev/berth/internal/store/sqlite"
 )
@@ -84,7 +85,7 @@ func start(t *testing.T) *installation {
 	}
 	e, err := edge.New(edge.Config{
 		Listener: l, Dir: filepath.Join(i.dir, "tls"), Logger: logger,
-		Backends: edge.Backends{ARM: whoAmI(login), Login: login.Handler()},
+		Backends: edge.Backends{ARM: whoAmI(login), Login: login.Handler(), Graph: graph.Handler(login, logger)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -219,6 +220,10 @@ func wantAccount(t *testing.T, az func(...string) string, kind, name string) {
 	if got := strings.Fields(az("account", "show", "--query", "[id, tenantId, user.type, user.name]", "-o", "tsv")); len(got) != 4 || got[0] != subscription || got[1] != tenant || got[2] != kind || got[3] != name {
 		t.Errorf("az account show: %v", got)
 	}
+	// Role assignments name principals that az looks up in Graph first.
+	if got := az("ad", "sp", "list", "--display-name", "clients", "--query", "[].displayName", "-o", "tsv"); strings.TrimSpace(got) != "clients" {
+		t.Errorf("az ad sp list: %q", got)
+	}
 	if got := az("account", "get-access-token", "--query", "tenant", "-o", "tsv"); strings.TrimSpace(got) != tenant {
 		t.Errorf("az account get-access-token: %q", got)
 	}
@@ -238,6 +243,12 @@ func TestAzureCLI(t *testing.T) {
 		az := i.az(t)
 		az("login", "-u", userName, "-p", password)
 		wantAccount(t, az, "user", userName)
+		if got := az("ad", "signed-in-user", "show", "--query", "userPrincipalName", "-o", "tsv"); strings.TrimSpace(got) != userName {
+			t.Errorf("az ad signed-in-user show: %q", got)
+		}
+		if got := az("ad", "sp", "show", "--id", i.program.AppID, "--query", "id", "-o", "tsv"); strings.TrimSpace(got) != i.program.ObjectID {
+			t.Errorf("az ad sp show: %q", got)
+		}
 	})
 	t.Run("browser", func(t *testing.T) {
 		t.Parallel()
