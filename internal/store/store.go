@@ -174,8 +174,8 @@ type Operation struct {
 	Location     string
 	Generation   int64 // the resource's generation that this operation waits for
 	Status       string
-	Error        json.RawMessage // ARM error object {code, message, …} when Failed or Canceled
-	Result       json.RawMessage // what a finished action answers
+	Error        json.RawMessage `json:",omitempty"` // ARM error object {code, message, …} when Failed or Canceled
+	Result       json.RawMessage `json:",omitempty"` // what a finished action answers
 	Percent      int
 	Start        time.Time
 	Deadline     time.Time // after this the operation fails with a named reason

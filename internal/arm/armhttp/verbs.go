@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -402,16 +401,16 @@ func listPlace(m *resource.Manager, tx store.ReadTx, t *resource.Type, scope arm
 func (r *request) page(value any, next string) map[string]any {
 	out := map[string]any{"value": value}
 	if next != "" {
-		u := *r.URL
-		q := u.Query()
+		// Not r.URL: the data plane serves the same lists under a prefix that is cut off by now.
+		path, _, _ := strings.Cut(r.RequestURI, "?")
+		q := r.URL.Query()
 		for k := range q {
 			if strings.EqualFold(k, "$skiptoken") {
 				q.Del(k)
 			}
 		}
 		q.Set("$skipToken", next)
-		u.RawQuery = q.Encode()
-		out["nextLink"] = r.base() + (&url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: u.RawQuery}).String()
+		out["nextLink"] = r.base() + path + "?" + q.Encode()
 	}
 	return out
 }

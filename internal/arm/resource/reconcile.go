@@ -194,7 +194,7 @@ func (m *Manager) conclude(ctx context.Context, w store.Wakeup, p *pass, out Out
 	}
 	if errors.Is(err, store.ErrStale) {
 		// A client changed the resource meanwhile, or the lease ran out: look again.
-		return m.again(ctx, w, m.Now())
+		return m.again(ctx, w, m.Now().Add(staleDelay))
 	}
 	return err
 }
@@ -233,10 +233,7 @@ func (m *Manager) storeOutcome(ctx context.Context, w store.Wakeup, p *pass, out
 			if err := m.finishOperation(tx, op, Outcome{state: StateSucceeded}, now); err != nil {
 				return err
 			}
-			if err := m.remove(tx, row); err != nil {
-				return err
-			}
-			return tx.Settle(w)
+			return m.remove(tx, row) // with its wake-up, so there is nothing to settle
 		}
 		if err := m.store(tx, row, p, final); err != nil {
 			return err
@@ -327,6 +324,7 @@ func timedOut(op *store.Operation, out Outcome) *armerr.Error {
 }
 
 const (
+	staleDelay = 10 * time.Millisecond
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 30 * time.Second
 )

@@ -64,7 +64,7 @@ func NewRegistry(types ...*Type) (*Registry, error) {
 		if _, dup := r.types[t.Key]; dup {
 			return nil, fmt.Errorf("resource type %s is declared twice", t.Name)
 		}
-		if len(t.Versions) == 0 || !slices.IsSorted(t.Versions) {
+		if len(t.Versions) == 0 || !slices.IsSortedFunc(t.Versions, compareVersions) {
 			return nil, fmt.Errorf("resource type %s needs api-versions, oldest first", t.Name)
 		}
 		for _, v := range t.Versions {
@@ -131,6 +131,19 @@ func (r *Registry) Find(name string) (*Type, error) {
 
 var versionSyntax = regexp.MustCompile(`^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(-[a-z]+)?$`)
 
+// compareVersions orders api-versions by date; a preview comes before the stable version of
+// its day.
+func compareVersions(a, b string) int {
+	key := func(v string) string {
+		date, suffix, preview := v[:min(len(v), 10)], v[min(len(v), 10):], len(v) > 10
+		if preview {
+			return date + suffix
+		}
+		return date + "~" // after any suffix
+	}
+	return strings.Compare(key(strings.ToLower(a)), key(strings.ToLower(b)))
+}
+
 // Resolve finds the api-version that serves a request: the given one, or the nearest
 // earlier one, because clients move on faster than tables do.
 func (t *Type) Resolve(version string) (string, error) {
@@ -138,7 +151,7 @@ func (t *Type) Resolve(version string) (string, error) {
 		return "", err
 	}
 	for i := len(t.Versions) - 1; i >= 0; i-- {
-		if t.Versions[i] <= version || strings.TrimSuffix(t.Versions[i], "-preview") == version {
+		if compareVersions(t.Versions[i], version) <= 0 {
 			return t.Versions[i], nil
 		}
 	}

@@ -91,14 +91,14 @@ type Workspace struct {
 	EnableServiceSideCMK    *bool           `json:"enableServiceSideCMKEncryption,omitempty" arm:"unsupported"`
 }
 
-// workspaceSpec is the name rule of the original's portal.
-var workspaceName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}$`)
+// workspaceName allows the two characters that azureml-core does; the portal asks for three.
+var workspaceName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]{1,32}$`)
 
 func (s *Service) workspaceType() *resource.Type {
 	return resource.New(resource.Definition[Workspace]{
 		Type: Workspaces, Summary: "A workspace: what computes, models and services belong to.", Versions: Versions, Tracked: true, ETagInBody: "etag",
 		OperationsPath: "workspaceOperationsStatus", DeleteOrder: 10, CreateStatus: 200, DeleteDeadline: 20 * time.Minute,
-		Names: resource.NameRule{Pattern: workspaceName, Description: "has 3 to 33 letters, digits, dashes and underscores and begins with a letter or digit"},
+		Names: resource.NameRule{Pattern: workspaceName, Description: "has 2 to 33 letters, digits, dashes and underscores and begins with a letter or digit"},
 		Admit: s.admitWorkspace,
 		Present: func(p *resource.Presentation[Workspace]) {
 			s.presentWorkspace(p)

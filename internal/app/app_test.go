@@ -1,0 +1,267 @@
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berthdev/berth/internal/app"
+)
+
+// server is a running Berth with its first service principal signed in.
+type server struct {
+	t     *testing.T
+	info  app.Info
+	http  *http.Client
+	token string
+}
+
+func start(t *testing.T, change func(*app.Config)) *server {
+	t.Helper()
+	cfg := app.Config{Home: app.Home(t.TempDir()), Provider: "fake", Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil))}
+	if change != nil {
+		change(&cfg)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan app.Info, 1)
+	done := make(chan error, 1)
+	go func() { done <- app.Run(ctx, cfg, func(i app.Info) { ready <- i }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	select {
+	case i := <-ready:
+		s := &server{t: t, info: i}
+		s.signIn(cfg.Home)
+		return s
+	case err := <-done:
+		done <- nil
+		t.Fatalf("Run: %v", err)
+	}
+	return nil
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Helper()
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+func (s *server) signIn(home app.Home) {
+	s.t.Helper()
+	ca, err := os.ReadFile(s.info.CAFile)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	s.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	s.t.Cleanup(s.http.CloseIdleConnections)
+	c, err := home.ReadCredentials()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	res, err := s.http.PostForm(s.info.URL+"/"+c.TenantID+"/oauth2/v2.0/token", url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {c.ClientID}, "client_secret": {c.ClientSecret}, "scope": {"https://management.azure.com/.default"},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var tok struct {
+		AccessToken string `json:"access_token"`
+	}
+	if err := json.NewDecoder(res.Body).Decode(&tok); err != nil || tok.AccessToken == "" {
+		s.t.Fatalf("no token: %s %v", res.Status, err)
+	}
+	s.token = tok.AccessToken
+}
+
+type reply struct {
+	status int
+	header http.Header
+	body   map[string]any
+	raw    string
+}
+
+func (r reply) at(path string) any {
+	var v any = r.body
+	for _, k := range strings.Split(path, ".") {
+		m, _ := v.(map[string]any)
+		v = m[k]
+	}
+	return v
+}
+
+func (s *server) do(method, path, body string) reply {
+	s.t.Helper()
+	if strings.HasPrefix(path, "/") {
+		path = s.info.URL + path
+	}
+	req, err := http.NewRequest(method, path, bytes.NewBufferString(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+s.token)
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := s.http.Do(req)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r := reply{status: res.StatusCode, header: res.Header, raw: string(data)}
+	_ = json.Unmarshal(data, &r.body)
+	return r
+}
+
+func (s *server) want(status int, method, path, body string) reply {
+	s.t.Helper()
+	r := s.do(method, path, body)
+	if r.status != status {
+		s.t.Fatalf("%s %s: status %d, want %d\n%s", method, path, r.status, status, r.raw)
+	}
+	return r
+}
+
+// settle polls an answer's operation until it ends.
+func (s *server) settle(r reply) reply {
+	s.t.Helper()
+	u := r.header.Get("Azure-AsyncOperation")
+	if u == "" {
+		s.t.Fatalf("no Azure-AsyncOperation in the answer %d: %s", r.status, r.raw)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		op := s.want(200, "GET", u, "")
+		switch op.at("status") {
+		case "Succeeded", "Failed", "Canceled":
+			return op
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the operation does not end: %s", op.raw)
+		}
+		time.Sleep(20 * time.Millisecond) // polling a real server: there is no clock to fake
+	}
+}
+
+func (s *server) sub() string { return "/subscriptions/" + s.info.SubscriptionID }
+
+const v = "?api-version=2022-05-01"
+
+func (s *server) workspace() string {
+	s.t.Helper()
+	s.want(201, "PUT", s.sub()+"/resourceGroups/rg"+v, `{"location":"West Europe","tags":{"a":"b"}}`)
+	ws := s.sub() + "/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws"
+	s.want(200, "PUT", ws+v, `{"location":"westeurope","properties":{"friendlyName":"f"}}`)
+	return ws
+}
+
+func TestCreateAttachDetachDelete(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	ws := s.workspace()
+
+	// C1: no argument at all makes a production cluster of three Standard_D3_v2.
+	r := s.want(201, "PUT", ws+"/computes/myaks?api-version=2020-02-02", `{"location":"westeurope","properties":{"computeType":"AKS"}}`)
+	if op := s.settle(r); op.at("status") != "Succeeded" {
+		t.Fatalf("C1: %s", op.raw)
+	}
+	r = s.want(200, "GET", ws+"/computes/myaks?api-version=2020-02-02", "")
+	for path, want := range map[string]any{
+		"properties.provisioningState": "Succeeded", "properties.isAttachedCompute": false, "properties.provisioningErrors": nil,
+		"properties.properties.agentCount": 3.0, "properties.properties.agentVmSize": "Standard_D3_v2", "properties.properties.clusterPurpose": "FastProd",
+	} {
+		if got := r.at(path); got != want {
+			t.Errorf("C1: %s = %v, want %v", path, got, want)
+		}
+	}
+	// A second cluster, made with AKS's own tools, is attached.
+	mc := s.sub() + "/resourceGroups/rg/providers/Microsoft.ContainerService/managedClusters/other"
+	r = s.want(201, "PUT", mc+"?api-version=2026-06-01", `{"location":"northeurope","properties":{"agentPoolProfiles":[{"name":"nodepool1","count":3,"vmSize":"Standard_D4s_v3","mode":"System"}]}}`)
+	if op := s.settle(r); op.at("status") != "Succeeded" {
+		t.Fatalf("az aks create: %s", op.raw)
+	}
+	id := s.want(200, "GET", mc+"?api-version=2026-06-01", "").at("id").(string)
+	if !strings.Contains(id, "/resourcegroups/rg/") {
+		t.Errorf("A2: id %s", id)
+	}
+	attach := fmt.Sprintf(`{"location":"westeurope","properties":{"computeType":"AKS","resourceId":%q,"properties":{"loadBalancerType":"PublicIp","loadBalancerSubnet":null}}}`, id)
+	if op := s.settle(s.want(201, "PUT", ws+"/computes/attached?api-version=2020-02-02", attach)); op.at("status") != "Succeeded" {
+		t.Fatalf("A1: %s", op.raw)
+	}
+	if r := s.want(409, "PUT", ws+"/computes/again?api-version=2020-02-02", attach); !strings.Contains(r.raw, "attached") || !strings.Contains(r.raw, "detach") {
+		t.Errorf("A5: %s", r.raw)
+	}
+	// A6: an attached cluster is not deleted, and detaching leaves it alone.
+	s.want(400, "DELETE", ws+"/computes/attached?api-version=2020-02-02&underlyingResourceAction=delete", "")
+	for range 2 { // attach, detach, attach without cleaning
+		if op := s.settle(s.want(202, "DELETE", ws+"/computes/attached?api-version=2020-02-02&underlyingResourceAction=detach", "")); op.at("status") != "Succeeded" {
+			t.Fatalf("A6: %s", op.raw)
+		}
+		if op := s.settle(s.want(201, "PUT", ws+"/computes/attached?api-version=2020-02-02", attach)); op.at("status") != "Succeeded" {
+			t.Fatalf("A6: %s", op.raw)
+		}
+	}
+	// C5: when the cluster goes, the compute says so.
+	if op := s.settle(s.want(202, "DELETE", mc+"?api-version=2026-06-01", "")); op.at("status") != "Succeeded" {
+		t.Fatalf("az aks delete: %s", op.raw)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		r = s.want(200, "GET", ws+"/computes/attached?api-version=2020-02-02", "")
+		if r.at("properties.provisioningState") == "Failed" && strings.Contains(r.raw, "ClusterNotFound") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("C5: the compute does not notice that its cluster is gone: %s", r.raw)
+		}
+		time.Sleep(20 * time.Millisecond) // polling a real server
+	}
+	// Deleting the group deletes everything in it, in order.
+	if op := s.settle(s.want(202, "DELETE", s.sub()+"/resourceGroups/rg"+v, "")); op.at("status") != "Succeeded" {
+		t.Fatalf("deleting the group: %s", op.raw)
+	}
+	s.want(404, "GET", mc+"?api-version=2026-06-01", "")
+	s.want(404, "GET", s.sub()+"/resourceGroups/rg"+v, "")
+}
+
+func TestRestart_FindsEverythingAgain(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	use := func(c *app.Config) { c.Home = app.Home(home) }
+	var url string
+	t.Run("first", func(t *testing.T) {
+		s := start(t, use)
+		s.workspace()
+		url = s.info.URL
+	})
+	t.Run("second", func(t *testing.T) {
+		s := start(t, use)
+		if s.info.URL != url {
+			t.Errorf("the address changed from %s to %s", url, s.info.URL)
+		}
+		s.want(200, "GET", s.sub()+"/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws"+v, "")
+	})
+}

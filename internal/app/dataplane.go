@@ -1,0 +1,44 @@
+package app
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"github.com/berthdev/berth/internal/arm/armerr"
+)
+
+// discoveryServices are the names that azureml-core looks up in a discovery document; a missing one
+// is an error there.
+var discoveryServices = []string{"api", "experimentation", "history", "hyperdrive", "modelmanagement", "pipelines", "catalog", "studio"}
+
+// dataPlane answers on the regional hosts of workspaces: discovery, which needs no token,
+// and the reading of workspaces and computes under the prefix that azureml-core uses.
+func dataPlane(arm http.Handler) http.Handler {
+	const twin = "/rp/workspaces"
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /discovery", discovery)
+	mux.HandleFunc("GET /discovery/", discovery)
+	mux.Handle(twin+"/", http.StripPrefix(twin, arm))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		e := armerr.New(armerr.CodeNotSupported, "Berth does not have the data-plane service '/%s' yet: models, environments and web services are to come.", first(r.URL.Path))
+		e.Status = http.StatusNotFound
+		armerr.Write(w, e)
+	})
+	return mux
+}
+
+func first(path string) string {
+	s, _, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	return s
+}
+
+func discovery(w http.ResponseWriter, r *http.Request) {
+	services := make(map[string]string, len(discoveryServices))
+	for _, name := range discoveryServices {
+		services[name] = "https://" + r.Host
+	}
+	services["studio"] = "https://ml.azure.com"
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	_ = json.NewEncoder(w).Encode(services) // the client is gone when this fails
+}

@@ -1,0 +1,24 @@
+package app
+
+import (
+	"fmt"
+
+	"github.com/berthdev/berth/internal/cluster"
+	"github.com/berthdev/berth/internal/cluster/fake"
+)
+
+// newProvider makes the cluster provider that the configuration names.
+func newProvider(cfg Config, in Installation) (cluster.Provider, error) {
+	if cfg.UseProvider != nil {
+		return cfg.UseProvider, nil
+	}
+	switch cfg.Provider {
+	case "fake":
+		faults, err := fake.ParseFaults(cfg.Faults)
+		if err != nil {
+			return nil, err
+		}
+		return fake.New(fake.NewWorld(), fake.Options{Faults: faults, Now: cfg.Now}), nil
+	}
+	return nil, fmt.Errorf("there is no cluster provider %q; the providers are local and fake", cfg.Provider)
+}
