@@ -175,6 +175,16 @@ func TestEdge_AnswersForNoOtherName(t *testing.T) {
 	}
 }
 
+func TestRoute_WildcardsNeedALabel(t *testing.T) {
+	t.Parallel()
+	r := Route{Pattern: "*.example.com"}
+	for name, want := range map[string]bool{"a.example.com": true, "a.b.example.com": true, "example.com": false, ".example.com": false, "aexample.com": false} {
+		if got := r.matches(name); got != want {
+			t.Errorf("*.example.com matches %q: %v, want %v", name, got, want)
+		}
+	}
+}
+
 func TestProxy_TunnelsOtherHostsUntouched(t *testing.T) {
 	t.Parallel()
 	r := start(t, nil)
@@ -187,8 +197,9 @@ func TestProxy_TunnelsOtherHostsUntouched(t *testing.T) {
 	}
 }
 
-// connect sends a CONNECT request and returns the connection and the answer's status.
-func connect(t *testing.T, r *running, target string) (net.Conn, *bufio.Reader, int) {
+// connect sends a CONNECT request, with early right behind it, and returns the connection
+// and the answer's status.
+func connect(t *testing.T, r *running, target, early string) (net.Conn, *bufio.Reader, int) {
 	t.Helper()
 	conn, err := net.Dial("tcp", r.proxy.Host)
 	if err != nil {
@@ -196,7 +207,7 @@ func connect(t *testing.T, r *running, target string) (net.Conn, *bufio.Reader, 
 	}
 	t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n%s", target, target, early)
 	br := bufio.NewReader(conn)
 	res, err := http.ReadResponse(br, &http.Request{Method: "CONNECT"})
 	if err != nil {
@@ -205,31 +216,55 @@ func connect(t *testing.T, r *running, target string) (net.Conn, *bufio.Reader, 
 	return conn, br, res.StatusCode
 }
 
-func TestProxy_HalfClosedTunnelsStillDeliver(t *testing.T) {
-	t.Parallel()
-	r := start(t, nil)
+// target is a TCP server that serves one connection.
+func target(t *testing.T, serve func(*net.TCPConn)) string {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
+		if c, err := l.Accept(); err == nil {
+			defer c.Close()
+			serve(c.(*net.TCPConn))
 		}
-		defer c.Close()
+	}()
+	return l.Addr().String()
+}
+
+func TestProxy_HalfClosedTunnelsStillDeliver(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	to := target(t, func(c *net.TCPConn) {
 		all, _ := io.ReadAll(c) // ends when the client closes its half
 		fmt.Fprintf(c, "got %s", all)
-	}()
-	conn, br, status := connect(t, r, l.Addr().String())
+	})
+	conn, br, status := connect(t, r, to, "hel")
 	if status != http.StatusOK {
 		t.Fatalf("CONNECT: %d", status)
 	}
-	io.WriteString(conn, "hello")
+	io.WriteString(conn, "lo")
 	conn.(*net.TCPConn).CloseWrite()
 	if answer, err := io.ReadAll(br); err != nil || string(answer) != "got hello" {
 		t.Errorf("got %q, %v", answer, err)
+	}
+
+	got := make(chan string, 1)
+	to = target(t, func(c *net.TCPConn) {
+		io.WriteString(c, "bye")
+		c.CloseWrite()
+		all, _ := io.ReadAll(c)
+		got <- string(all)
+	})
+	conn, br, _ = connect(t, r, to, "")
+	if answer, err := io.ReadAll(br); err != nil || string(answer) != "bye" { // ends with the target's half
+		t.Errorf("got %q, %v", answer, err)
+	}
+	io.WriteString(conn, "more")
+	conn.Close()
+	if all := <-got; all != "more" {
+		t.Errorf("the target got %q", all)
 	}
 }
 
@@ -237,16 +272,16 @@ func TestProxy_RefusesItself(t *testing.T) {
 	t.Parallel()
 	r := start(t, nil)
 	for _, target := range []string{"0.0.0.0:" + r.port, "[::ffff:127.0.0.1]:" + r.port} {
-		if _, _, status := connect(t, r, target); status != http.StatusForbidden {
+		if _, _, status := connect(t, r, target, ""); status != http.StatusForbidden {
 			t.Errorf("CONNECT %s: %d", target, status)
 		}
 	}
 	for _, target := range []string{"nowhere.invalid:443", "127.0.0.1:1"} {
-		if _, _, status := connect(t, r, target); status != http.StatusBadGateway {
+		if _, _, status := connect(t, r, target, ""); status != http.StatusBadGateway {
 			t.Errorf("CONNECT %s: %d", target, status)
 		}
 	}
-	if _, _, status := connect(t, r, "nowhere"); status != http.StatusBadRequest {
+	if _, _, status := connect(t, r, "nowhere", ""); status != http.StatusBadRequest {
 		t.Errorf("CONNECT without a port: %d", status)
 	}
 }
@@ -296,17 +331,13 @@ func TestPlain(t *testing.T) {
 func TestRun_EndsWithTunnelsAndSilentClientsOpen(t *testing.T) {
 	t.Parallel()
 	r := start(t, nil)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	to := target(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) })
 	silent, err := net.Dial("tcp", r.proxy.Host)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	conn, _, status := connect(t, r, l.Addr().String())
+	conn, _, status := connect(t, r, to, "")
 	if status != http.StatusOK {
 		t.Fatalf("CONNECT: %d", status)
 	}

@@ -122,8 +122,13 @@ func TestAuthenticate_Refusals(t *testing.T) {
 		_, err := f.authenticate(sign(change))
 		wantUnauthorized(t, err, code)
 	}
-	_, err = f.authenticate(sign(func(c *accessClaims) { c.ObjectID = testTenant }))
-	wantUnauthorized(t, err, CodeInvalidToken)
+	for _, change := range []func(*accessClaims){
+		func(c *accessClaims) { c.ObjectID = testTenant },
+		func(c *accessClaims) { c.Issuer = "https://sts.windows.net/" + f.program.ObjectID + "/" },
+	} {
+		_, err = f.authenticate(sign(change))
+		wantUnauthorized(t, err, CodeInvalidToken)
+	}
 }
 
 func TestAuthenticate_TokensExpireAlsoInTheCache(t *testing.T) {
@@ -134,7 +139,7 @@ func TestAuthenticate_TokensExpireAlsoInTheCache(t *testing.T) {
 		if _, err := f.authenticate(token); err != nil {
 			t.Fatalf("at %s: %v", f.clock.Now(), err)
 		}
-		f.clock.advance(10 * time.Second)
+		f.clock.advance(7 * time.Second) // so that the end falls between two looks at the principal
 	}
 	_, err := f.authenticate(token)
 	wantUnauthorized(t, err, CodeExpiredToken)

@@ -158,6 +158,28 @@ func TestToken_GuessingIsSlowedDown(t *testing.T) {
 	}
 }
 
+func TestToken_GuessingPasswordsIsSlowedDown(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	form := url.Values{"grant_type": {"password"}, "client_id": {azClient}, "username": {"ada@example.com"}, "password": {"guess"}, "scope": {armScope}}
+	for range freeGuesses {
+		w, body := f.token(form)
+		wantError(t, w, body, http.StatusBadRequest, "invalid_grant", 50126)
+		form.Set("username", "ADA@example.com") // another spelling is no new start
+	}
+	form.Set("password", personPassword)
+	w, body := f.token(form)
+	wantError(t, w, body, http.StatusTooManyRequests, "invalid_grant", 50053)
+	f.clock.advance(time.Second)
+	f.passwordGrant(nil)
+
+	if err := f.SetEnabled(t.Context(), f.person.ObjectID, false); err != nil {
+		t.Fatal(err)
+	}
+	w, body = f.token(form)
+	wantError(t, w, body, http.StatusBadRequest, "invalid_grant", 50057)
+}
+
 func (f *fixture) passwordGrant(change func(url.Values)) map[string]any {
 	f.t.Helper()
 	form := url.Values{

@@ -34,8 +34,12 @@ func authorizeQuery(change map[string]string) string {
 var signInForm = url.Values{"username": {"ada@example.com"}, "password": {personPassword}}
 
 func redeem(f *fixture, code, verifier string) (int, map[string]any) {
-	w, body := f.token(url.Values{"grant_type": {"authorization_code"}, "client_id": {azClient}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}})
+	w, body := f.token(redemption(code, verifier))
 	return w.Code, body
+}
+
+func redemption(code, verifier string) url.Values {
+	return url.Values{"grant_type": {"authorization_code"}, "client_id": {azClient}, "code": {code}, "redirect_uri": {redirect}, "code_verifier": {verifier}}
 }
 
 func TestAuthorize_CodeFlow(t *testing.T) {
@@ -88,6 +92,23 @@ func TestAuthorize_WrongVerifierSpendsTheCode(t *testing.T) {
 	}
 }
 
+func TestAuthorize_CodeIsForOneClientAndRedirect(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for name, value := range map[string]string{"client_id": PortalClientID, "redirect_uri": "http://localhost:1/", "code_verifier": ""} {
+		w, _ := f.do("POST", authorizeQuery(nil), signInForm)
+		to, err := url.Parse(w.Header().Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		form := redemption(to.Query().Get("code"), verifier)
+		form.Set(name, value)
+		if w, body := f.token(form); w.Code != http.StatusBadRequest || body["access_token"] != nil {
+			t.Errorf("%s=%q: %d %s", name, value, w.Code, w.Body)
+		}
+	}
+}
+
 func TestAuthorize_CodeExpires(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -107,13 +128,14 @@ func TestAuthorize_Refusals(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, change := range map[string]map[string]string{
-		"unknown client":   {"client_id": testTenant},
-		"foreign redirect": {"redirect_uri": "https://example.com/"},
-		"look-alike":       {"redirect_uri": "http://localhost.example.com/"},
-		"user info":        {"redirect_uri": "http://localhost@example.com/"},
-		"script":           {"redirect_uri": "javascript:alert(1)"},
-		"other scheme":     {"redirect_uri": "ftp://localhost/"},
-		"no redirect":      {"redirect_uri": ""},
+		"unknown client":     {"client_id": testTenant},
+		"foreign redirect":   {"redirect_uri": "https://example.com/"},
+		"look-alike":         {"redirect_uri": "http://localhost.example.com/"},
+		"loopback user info": {"redirect_uri": "http://x@localhost/"},
+		"user info":          {"redirect_uri": "http://localhost@example.com/"},
+		"script":             {"redirect_uri": "javascript:alert(1)"},
+		"other scheme":       {"redirect_uri": "ftp://localhost/"},
+		"no redirect":        {"redirect_uri": ""},
 	} {
 		if w, _ := f.do("GET", authorizeQuery(change), nil); w.Code != http.StatusBadRequest || w.Header().Get("Location") != "" || !strings.Contains(w.Body.String(), "AADSTS") {
 			t.Errorf("%s: %d %s, want a page", name, w.Code, w.Header())
@@ -178,6 +200,9 @@ func TestDevice_Flow(t *testing.T) {
 	}
 	if w, _ := f.do("POST", page, signInForm); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "Signed in") {
 		t.Fatalf("sign-in: %d %s", w.Code, w.Body)
+	}
+	if w, body := f.token(url.Values{"grant_type": {deviceGrant}, "client_id": {PortalClientID}, "device_code": {device}}); w.Code != http.StatusBadRequest {
+		t.Errorf("another client redeemed the device code: %v", body)
 	}
 	status, body := poll(device)
 	if status != http.StatusOK || body["refresh_token"] == nil || claimsOf(t, body["access_token"])["oid"] != f.person.ObjectID {

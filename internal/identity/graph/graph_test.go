@@ -86,6 +86,7 @@ func TestHandler(t *testing.T) {
 		{"/servicePrincipals?$filter=appId ne 'x'", 400, ""},
 		{"/servicePrincipals?$filter=appId eq 'x' or appId eq 'y'", 400, ""},
 		{"/servicePrincipals?$filter=appId eq 'x", 400, ""},
+		{"/servicePrincipals?$filter=appId eq 'x' appId eq 'y'", 400, ""},
 		{"/servicePrincipals?$filter=secret eq 'x'", 400, ""},
 		{"/servicePrincipals/" + f.program.ObjectID, 200, f.program.ObjectID},
 		{"/servicePrincipals/" + f.person.ObjectID, 404, ""},
