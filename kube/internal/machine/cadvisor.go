@@ -44,21 +44,8 @@ func (c sizedCadvisor) MachineInfo(logger klog.Logger) (*cadvisorapi.MachineInfo
 	}
 	info := *real
 	info.NumCores = c.size.Cores
-	info.NumPhysicalCores = c.size.Cores
-	info.NumSockets = 1
 	info.MemoryCapacity = c.size.MemoryMiB << 20
-	info.SwapCapacity = 0
-	// The computer's GPUs, huge pages and layout are not the machine's.
-	info.HugePages = nil
-	info.Topology = c.size.topology()
+	// The topology stays the computer's: the kubelet writes its CPU numbers into cpusets,
+	// which take only CPUs that are really there.
 	return &info, nil
-}
-
-// topology is one socket with one thread per core; the CPU manager insists on one.
-func (s Size) topology() []cadvisorapi.Node {
-	node := cadvisorapi.Node{Memory: s.MemoryMiB << 20}
-	for id := range s.Cores {
-		node.Cores = append(node.Cores, cadvisorapi.Core{Id: id, Threads: []int{id}})
-	}
-	return []cadvisorapi.Node{node}
 }
