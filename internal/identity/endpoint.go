@@ -170,11 +170,11 @@ func (s *Service) person(ctx context.Context, q *tokenRequest, grantType string)
 	case deviceGrant:
 		g, err = s.takeDevice(ctx, q.form.Get("device_code"), q.clientID)
 	case "password":
+		if !narrowed {
+			return nil, missing("scope")
+		}
 		if a, err = s.signInPerson(ctx, q.form.Get("username"), q.form.Get("password")); err == nil {
 			g = &grant{ObjectID: a.ObjectID, ClientID: q.clientID, Request: want}
-		}
-		if !narrowed && err == nil {
-			err = missing("scope")
 		}
 	}
 	if err != nil {

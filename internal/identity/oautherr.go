@@ -27,7 +27,6 @@ const (
 	errAuthorizationPending = "authorization_pending"
 	errAuthorizationDenied  = "authorization_declined"
 	errExpiredToken         = "expired_token"
-	errBadVerificationCode  = "bad_verification_code"
 	errUnavailable          = "temporarily_unavailable"
 	errServer               = "server_error"
 )
