@@ -91,8 +91,8 @@ func (c *localCluster) nodePrograms(n node) []program {
 	return []program{
 		in("containerd", []string{collectOften, "PATH=" + c.config.LibexecDir + ":/usr/sbin:/usr/bin:/sbin:/bin"},
 			c.libexec("containerd"), "--config="+c.nodeFile(n, "containerd.toml")),
-		in("kubelet", []string{collectOften}, append([]string{kube, "kubelet"}, c.kubeletFlags(n)...)...),
-		in("proxy", []string{collectOften}, kube, "proxy", "--config="+c.nodeFile(n, "proxy.yaml")),
+		in("kubelet", nil, append([]string{kube, "kubelet"}, c.kubeletFlags(n)...)...),
+		in("proxy", await(c.nodeFile(n, "pki", "proxy.kubeconfig")), kube, "proxy", "--config="+c.nodeFile(n, "proxy.yaml")),
 	}
 }
 

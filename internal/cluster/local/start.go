@@ -99,9 +99,13 @@ func (c *localCluster) group(elements ...string) string {
 	return path.Join(append([]string{"berth", c.key}, elements...)...)
 }
 
-// Go's collector waits until the heap has doubled; the components' heaps are small beside
-// their code, and memory is what a further node costs.
+// collectOften is for Go programs that are not ours: memory is what a further node costs.
+// berth-kube sees to itself.
 const collectOften = "GOGC=50"
+
+// await makes a component of berth-kube wait for the API server as the user of a
+// kubeconfig file.
+func await(kubeconfig string) []string { return []string{"BERTH_AWAIT=" + kubeconfig} }
 
 // controlPlane is what runs in the hub's network, and the cloud controller, which has to
 // listen on the host's loopback addresses.
@@ -110,14 +114,13 @@ func (c *localCluster) controlPlane() []program {
 		return program{group: c.group("control"), Spec: proc.Spec{Mark: proc.Mark{Name: name}, Args: args, Env: env, Network: network}}
 	}
 	hub, kube := c.network().HubNamespace(), c.libexec("berth-kube")
+	controllers, scheduler, cloud := c.pkiFile("controller-manager.kubeconfig"), c.pkiFile("scheduler.kubeconfig"), c.pkiFile("cloud-controller.kubeconfig")
 	return []program{
-		in("etcd", hub, nil, append([]string{c.libexec("etcd")}, c.etcdFlags()...)...),
-		in("apiserver", hub, []string{collectOften}, append([]string{kube, "apiserver"}, c.apiServerFlags()...)...),
-		in("controller-manager", hub, []string{collectOften}, append([]string{kube, "controller-manager"}, c.controllerManagerFlags()...)...),
-		in("scheduler", hub, []string{collectOften}, kube, "scheduler",
-			"--kubeconfig="+c.pkiFile("scheduler.kubeconfig"), "--leader-elect=false", "--bind-address=127.0.0.1"),
-		in("cloud-controller", "", []string{collectOften}, kube, "cloud-controller",
-			"--kubeconfig="+c.pkiFile("cloud-controller.kubeconfig"), "--addresses="+c.record.Subnet.Services().String()),
+		in("etcd", hub, []string{collectOften}, append([]string{c.libexec("etcd")}, c.etcdFlags()...)...),
+		in("apiserver", hub, nil, append([]string{kube, "apiserver"}, c.apiServerFlags()...)...),
+		in("controller-manager", hub, await(controllers), append([]string{kube, "controller-manager"}, c.controllerManagerFlags()...)...),
+		in("scheduler", hub, await(scheduler), kube, "scheduler", "--kubeconfig="+scheduler, "--leader-elect=false", "--bind-address=127.0.0.1"),
+		in("cloud-controller", "", await(cloud), kube, "cloud-controller", "--kubeconfig="+cloud, "--addresses="+c.record.Subnet.Services().String()),
 	}
 }
 

@@ -4,9 +4,13 @@
 //	berth-kube apiserver|controller-manager|scheduler|proxy [flags of the component]
 //	berth-kube kubelet [flags of the kubelet and --machine-…]
 //	berth-kube cloud-controller --kubeconfig FILE --addresses 127.10.20.0/24
+//
+// With BERTH_AWAIT in the environment, a component first waits until the API server is
+// ready for the user of the kubeconfig file that it names.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -19,6 +23,7 @@ import (
 
 	"github.com/berthdev/berth/kube/internal/loadbalancer"
 	"github.com/berthdev/berth/kube/internal/machine"
+	"github.com/berthdev/berth/kube/internal/startup"
 )
 
 // components makes commands on demand: each of Kubernetes' own sets up the process's
@@ -35,6 +40,13 @@ var components = map[string]func() *cobra.Command{
 func main() {
 	if len(os.Args) > 1 {
 		if newCommand, exists := components[os.Args[1]]; exists {
+			startup.TuneCollector()
+			if kubeconfig := os.Getenv("BERTH_AWAIT"); kubeconfig != "" {
+				if err := startup.AwaitAPIServer(context.Background(), kubeconfig); err != nil {
+					fmt.Fprintln(os.Stderr, "berth-kube:", err)
+					os.Exit(1)
+				}
+			}
 			os.Args = append([]string{"berth-kube " + os.Args[1]}, os.Args[2:]...)
 			os.Exit(cli.Run(newCommand()))
 		}

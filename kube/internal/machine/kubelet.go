@@ -20,6 +20,8 @@ import (
 	"k8s.io/kubernetes/pkg/kubelet/cm"
 	"k8s.io/kubernetes/pkg/kubelet/kubeletconfig/configfiles"
 	utilfs "k8s.io/kubernetes/pkg/util/filesystem"
+
+	"github.com/berthdev/berth/kube/internal/startup"
 )
 
 // runtimePatience is how long the kubelet's start waits for containerd, which is started
@@ -58,6 +60,9 @@ func run(ctx context.Context, flags *options.KubeletFlags, size Size, images str
 		return err
 	}
 	if err := importImages(ctx, config.ContainerRuntimeEndpoint, images); err != nil {
+		return err
+	}
+	if err := startup.AwaitAPIServer(ctx, flags.KubeConfig); err != nil {
 		return err
 	}
 	server := &options.KubeletServer{KubeletFlags: *flags, KubeletConfiguration: *config}
