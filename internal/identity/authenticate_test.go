@@ -84,6 +84,10 @@ func TestAuthenticate_Refusals(t *testing.T) {
 	parts := strings.Split(token, ".")
 
 	stranger := newFixture(t) // the same tenant, another installation's key
+	stranger.clock.advance(time.Second)
+	if err := stranger.RotateKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	foreign := stranger.programToken(armScope)
 
 	for name, c := range map[string]struct{ token, code string }{

@@ -106,19 +106,24 @@ func (s *Service) CreateServicePrincipal(ctx context.Context, name string) (Cred
 	return Credentials{Principal: a.principal(s.tenant), Secret: secret}, nil
 }
 
-var userName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+@-]{0,112}$`)
+// bcrypt reads 72 bytes and no more; refusing longer passwords beats ignoring their end.
+const (
+	minPassword = 8
+	maxPassword = 72
+)
+
+var userNameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+@-]{0,112}$`)
 
 // CreateUser adds a person who signs in with name and password. Names compare without
 // regard to case. Errors: ErrNameTaken.
 func (s *Service) CreateUser(ctx context.Context, name, password string) (Principal, error) {
-	if !userName.MatchString(name) {
+	if !userNameForm.MatchString(name) {
 		return Principal{}, fmt.Errorf("user name %q: use 1 to 113 letters, digits and . _ + @ -, a letter or digit first", name)
 	}
-	// bcrypt reads 72 bytes and no more; refusing longer ones beats ignoring their end.
-	if len(password) < 8 || len(password) > 72 {
-		return Principal{}, fmt.Errorf("a password has 8 to 72 bytes, this one has %d", len(password))
+	if len(password) < minPassword || len(password) > maxPassword {
+		return Principal{}, fmt.Errorf("a password has %d to %d bytes, this one has %d", minPassword, maxPassword, len(password))
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), s.hashCost)
 	if err != nil {
 		return Principal{}, fmt.Errorf("hash the password: %w", err)
 	}

@@ -170,6 +170,16 @@ func TestToken_GuessingPasswordsIsSlowedDown(t *testing.T) {
 	form.Set("password", personPassword)
 	w, body := f.token(form)
 	wantError(t, w, body, http.StatusTooManyRequests, "invalid_grant", 50053)
+	remembered := f.guesses.names.Len()
+	for name, more := range map[string]int{"nobody@example.com": 1, strings.Repeat("x", 1000): 0} {
+		form.Set("username", name)
+		w, body = f.token(form)
+		wantError(t, w, body, http.StatusBadRequest, "invalid_grant", 50126)
+		if remembered += more; f.guesses.names.Len() != remembered {
+			t.Errorf("after a guess for a name of %d bytes %d names are remembered, want %d", len(name), f.guesses.names.Len(), remembered)
+		}
+	}
+	form.Set("username", "ada@example.com")
 	f.clock.advance(time.Second)
 	f.passwordGrant(nil)
 

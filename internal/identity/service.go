@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/berthdev/berth/internal/store"
 )
@@ -42,6 +43,7 @@ type Service struct {
 	verified *tokenCache
 	guesses  *guessLimiter
 	hashing  chan struct{} // bounds the bcrypt computations that run at once
+	hashCost int           // bcrypt's; tests lower it
 	pruned   atomic.Int64  // Unix seconds of the last removal of expired grants
 }
 
@@ -65,6 +67,7 @@ func New(c Config) (*Service, error) {
 		verified: newTokenCache(),
 		guesses:  newGuessLimiter(),
 		hashing:  make(chan struct{}, 2),
+		hashCost: bcrypt.DefaultCost,
 	}
 	if s.now == nil {
 		s.now = time.Now

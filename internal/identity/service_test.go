@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/berthdev/berth/internal/identity/identitytest"
+	"github.com/berthdev/berth/internal/store"
 )
 
 const (
@@ -40,6 +43,15 @@ func (c *clock) advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
+// signingKeyForTests spares every test the making of a key.
+var signingKeyForTests = sync.OnceValue(func() *signingKey {
+	key, err := newSigningKey(time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC))
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
 // fixture is a service with one service principal and one user.
 type fixture struct {
 	*Service
@@ -62,6 +74,10 @@ func newFixture(t testing.TB) *fixture {
 		log:   new(bytes.Buffer),
 	}
 	f.t, _ = t.(*testing.T)
+	key := signingKeyForTests()
+	if err := f.store.Update(context.Background(), func(tx store.Tx) error { return putJSON(tx, bucketKeys, key.id, key) }); err != nil {
+		t.Fatal(err)
+	}
 	f.Service = f.reopen(t)
 	f.handler = f.Handler()
 	ctx := context.Background()
@@ -86,6 +102,7 @@ func (f *fixture) reopen(t testing.TB) *Service {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.hashCost = bcrypt.MinCost
 	return s
 }
 

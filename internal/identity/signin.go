@@ -85,26 +85,16 @@ func (s *Service) signInProgram(ctx context.Context, clientID, secret string) (*
 	return a, nil
 }
 
-// unknownUser is compared with when there is no such user, so that the answer takes
-// the same time: the hash of a random password.
-var unknownUser = sync.OnceValue(func() string {
-	hash, err := bcrypt.GenerateFromPassword([]byte(randomToken()), bcrypt.DefaultCost)
-	if err != nil {
-		panic(err) // only for a cost out of range or a password that is too long
-	}
-	return string(hash)
-})
-
 // signInPerson checks a user name and password.
 func (s *Service) signInPerson(ctx context.Context, userName, password string) (*account, error) {
+	wrong := oauthErrorf(errInvalidGrant, 50126, "The user name or password is wrong.")
+	if !userNameForm.MatchString(userName) {
+		return nil, wrong // nobody has such a name, and the limiter need not remember it
+	}
 	name := "user:" + strings.ToLower(userName)
 	a, err := s.lookup(ctx, name)
 	if err != nil && !errors.Is(err, ErrNoPrincipal) {
 		return nil, err
-	}
-	hash := unknownUser()
-	if a != nil {
-		hash = a.Password
 	}
 	select {
 	case s.hashing <- struct{}{}:
@@ -116,15 +106,25 @@ func (s *Service) signInPerson(ctx context.Context, userName, password string) (
 	if err := s.notLocked(name); err != nil {
 		return nil, err
 	}
-	if bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) != nil || a == nil {
+	if !s.hasPassword(a, password) {
 		s.guesses.failed(name, s.now())
-		return nil, oauthErrorf(errInvalidGrant, 50126, "The user name or password is wrong.")
+		return nil, wrong
 	}
 	s.guesses.succeeded(name)
 	if !a.Enabled {
 		return nil, oauthErrorf(errInvalidGrant, 50057, "The user account is disabled.")
 	}
 	return a, nil
+}
+
+// hasPassword also does the work of a comparison when there is no such user, so that the
+// answer takes the same time.
+func (s *Service) hasPassword(a *account, password string) bool {
+	if a == nil {
+		_, _ = bcrypt.GenerateFromPassword([]byte(password[:min(len(password), maxPassword)]), s.hashCost) // only for the time it takes
+		return false
+	}
+	return bcrypt.CompareHashAndPassword([]byte(a.Password), []byte(password)) == nil
 }
 
 func (s *Service) notLocked(name string) error {
