@@ -157,6 +157,9 @@ func (e *Edge) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-ended: // none of them ends by itself
 		running--
+		if err == nil {
+			err = errors.New("edge: the listener was closed")
+		}
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()

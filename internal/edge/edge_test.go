@@ -351,6 +351,22 @@ func TestRun_EndsWithTunnelsAndSilentClientsOpen(t *testing.T) {
 	}
 }
 
+func TestRun_SaysThatTheListenerIsGone(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := New(Config{Listener: l, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := e.Run(t.Context()); err == nil {
+		t.Error("no error")
+	}
+}
+
 func TestMetadata(t *testing.T) {
 	t.Parallel()
 	r := start(t, nil)
