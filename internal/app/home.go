@@ -156,3 +156,15 @@ func (h Home) ensurePrincipals(ctx context.Context, ids *identity.Service, in In
 	}
 	return c, writeJSON(h.Credentials(), c, 0o600)
 }
+
+// WriteJSON replaces a file that others read, whole or not at all.
+func WriteJSON(path string, v any) error { return writeJSON(path, v, 0o644) }
+
+// Files lists everything that an installation keeps in its home folder.
+func (h Home) Files() []string {
+	var out []string
+	for _, name := range []string{"berth.db", "berth.db-wal", "berth.db-shm", "berth.db.lock", "secret.key", "ca", "credentials.json", "installation.json", "berth.json", "berth.log", "azure", "clusters"} {
+		out = append(out, h.path(name))
+	}
+	return out
+}

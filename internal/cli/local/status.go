@@ -1,0 +1,87 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berthdev/berth/internal/app"
+	"github.com/berthdev/berth/internal/armclient"
+	"github.com/berthdev/berth/internal/cli/cmd"
+)
+
+// NewStatus is the command status.
+func NewStatus(e *cmd.Env) *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "Show whether Berth runs, where, and what it has",
+		Example: "  berth status\n  berth status -o json --query url",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			p := e.Printer("")
+			if err := p.Check(); err != nil {
+				return &cmd.UsageError{Err: err}
+			}
+			out, err := status(c.Context(), e)
+			if err != nil {
+				return err
+			}
+			return p.Print(out)
+		},
+	}
+}
+
+func status(ctx context.Context, e *cmd.Env) (map[string]any, error) {
+	home, err := e.HomeDir()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]any{"running": false, "home": string(home), "version": app.Version}
+	s, err := e.ReadState()
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out["provider"], out["url"], out["installationId"] = s.Provider, s.URL, s.InstallationID
+	out["tenantId"], out["subscriptionId"] = s.TenantID, s.SubscriptionID
+	if !alive(s.PID, s.Born) {
+		return out, nil
+	}
+	out["running"], out["pid"], out["uptime"] = true, float64(s.PID), time.Since(s.Started).Round(time.Second).String()
+	var problems []any
+	if s.Provider == "local" && os.Geteuid() != 0 {
+		problems = append(problems, "The local cluster provider needs root, and this is not root: clusters cannot be made.")
+	}
+	client, _, err := e.Client()
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	clusters, err := client.List(ctx, armclient.Request{Path: "/subscriptions/" + s.SubscriptionID + "/providers/Microsoft.ContainerService/managedClusters", Version: "2024-05-01"})
+	if err != nil {
+		problems = append(problems, "It does not answer: "+err.Error())
+	} else {
+		all, err := client.List(ctx, armclient.Request{Path: "/subscriptions/" + s.SubscriptionID + "/resources", Version: "2021-04-01"})
+		if err != nil {
+			return nil, err
+		}
+		out["resources"] = float64(len(all))
+		list := []any{}
+		for _, c := range clusters {
+			m := c.(map[string]any)
+			props, _ := m["properties"].(map[string]any)
+			list = append(list, map[string]any{"id": m["id"], "name": m["name"], "provisioningState": props["provisioningState"]})
+		}
+		out["clusters"] = list
+	}
+	if problems != nil {
+		out["problems"] = problems
+	}
+	return out, nil
+}

@@ -1,0 +1,223 @@
+// Package local has the commands that run an installation on this machine: up, down,
+// status, env and run.
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berthdev/berth/internal/app"
+	"github.com/berthdev/berth/internal/cli/cmd"
+)
+
+// readyFD is the file descriptor on which a detached Berth tells its parent that it is
+// ready, or why not.
+const readyEnv = "BERTH_READY_FD"
+
+type upOptions struct {
+	env      *cmd.Env
+	listen   string
+	provider string
+	region   string
+	libexec  string
+	faults   string
+	logLevel string
+	detach   bool
+}
+
+// NewUp is the command up.
+func NewUp(e *cmd.Env) *cobra.Command {
+	o := &upOptions{env: e}
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Start Berth on this machine",
+		Long: `Start Berth on this machine.
+
+Everything it keeps is in its home folder, so several can run side by side. The local
+cluster provider runs real Kubernetes and needs root, because nodes are network
+namespaces with their own containerd and cgroups; without root, use --provider fake,
+which has no real nodes but behaves the same towards clients.`,
+		Example: "  berth up --detach\n  berth up --provider fake --listen 127.0.0.1:8443",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "address to listen on; port 0 means the one it had last, or a free one")
+	f.StringVar(&o.provider, "provider", "local", "cluster provider: local or fake")
+	f.StringVar(&o.region, "region", "westeurope", "Azure region this Berth names itself after")
+	f.StringVar(&o.libexec, "libexec", "", "folder with the programs of the local provider (default: libexec beside the berth program)")
+	f.StringVar(&o.faults, "faults", "", "what goes wrong in the fake provider, e.g. failEnsureAt=1+3,readyAfter=2s")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVarP(&o.detach, "detach", "d", false, "return when Berth is ready; its log goes to berth.log in the home folder")
+	return c
+}
+
+func (o *upOptions) run(ctx context.Context) error {
+	home, err := o.env.HomeDir()
+	if err != nil {
+		return err
+	}
+	if s, err := o.env.ReadState(); err == nil && alive(s.PID, s.Born) {
+		return fmt.Errorf("berth is running already, as process %d at %s. Stop it with: berth down", s.PID, s.URL)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if o.detach {
+		return o.detached(ctx, home)
+	}
+	return o.foreground(ctx, home)
+}
+
+// config is what app.Run gets.
+func (o *upOptions) config(home app.Home, logTo io.Writer) (app.Config, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return app.Config{}, &cmd.UsageError{Err: fmt.Errorf("--log-level: %q is not one of debug, info, warn, error", o.logLevel)}
+	}
+	logger := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
+	slog.SetDefault(logger)
+	return app.Config{
+		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Logger: logger,
+	}, nil
+}
+
+// libexec is the folder with the programs of the local provider.
+func libexec(given string) string {
+	if given != "" {
+		return given
+	}
+	if exe, err := os.Executable(); err == nil {
+		return filepath.Join(filepath.Dir(exe), "libexec")
+	}
+	return ""
+}
+
+func (o *upOptions) foreground(ctx context.Context, home app.Home) error {
+	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer cancel()
+	announce := func(i app.Info, err error) {
+		if err == nil {
+			o.welcome(i)
+		}
+	}
+	if fd := o.env.Getenv(readyEnv); fd != "" {
+		pipe := os.NewFile(3, "ready")
+		announce = func(i app.Info, err error) { tell(pipe, i, err) }
+	}
+	cfg, err := o.config(home, o.env.Err)
+	if err == nil {
+		err = app.Run(ctx, cfg, func(i app.Info) {
+			state := cmd.State{Info: i, PID: os.Getpid(), Started: time.Now().UTC(), Born: born(os.Getpid())}
+			if err := app.WriteJSON(cmd.StateFile(home), state); err != nil {
+				cfg.Logger.Error("the state file could not be written; the CLI will not find this Berth", "error", err)
+			}
+			announce(i, nil)
+		})
+	}
+	if err != nil {
+		announce(app.Info{}, err)
+	}
+	return err
+}
+
+func (o *upOptions) welcome(i app.Info) {
+	fmt.Fprintf(o.env.Err, `Berth is ready at %s
+
+  Run a client with everything set:   berth run -- az group list
+  Or set up your shell:               eval "$(berth env)"
+  Stop it:                            berth down
+
+`, i.URL)
+}
+
+// message is what a detached Berth tells its parent.
+type message struct {
+	Info  app.Info `json:"info"`
+	Error string   `json:"error,omitempty"`
+}
+
+func tell(pipe *os.File, i app.Info, err error) {
+	m := message{Info: i}
+	if err != nil {
+		m.Error = err.Error()
+	}
+	_ = json.NewEncoder(pipe).Encode(m) // a parent that went away needs no answer
+	_ = pipe.Close()
+}
+
+// detached starts Berth as a process of its own session and waits until it is ready.
+func (o *upOptions) detached(ctx context.Context, home app.Home) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(string(home), 0o700); err != nil {
+		return fmt.Errorf("making the home folder: %w", err)
+	}
+	logPath := filepath.Join(string(home), "berth.log")
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	defer log.Close()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer read.Close()
+	child := exec.Command(exe, "up", "--home", string(home), "--listen", o.listen, "--provider", o.provider, "--region", o.region,
+		"--libexec", libexec(o.libexec), "--faults", o.faults, "--log-level", o.logLevel)
+	child.Env = append(withoutProxy(o.env.Environ), readyEnv+"=3")
+	child.Stdout, child.Stderr = log, log
+	child.ExtraFiles = []*os.File{write}
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := child.Start(); err != nil {
+		return errors.Join(fmt.Errorf("starting Berth: %w", err), write.Close())
+	}
+	_ = write.Close() // only the child's end is left, so its death ends the wait below
+	answers := make(chan message, 1)
+	go func() {
+		var m message
+		if err := json.NewDecoder(read).Decode(&m); err != nil {
+			m.Error = "it ended before it was ready; see " + logPath
+		}
+		answers <- m
+	}()
+	select {
+	case m := <-answers:
+		if m.Error != "" {
+			_ = child.Wait() // it is on its way out; its exit code adds nothing to its message
+			return errors.New("berth did not start: " + m.Error)
+		}
+		o.welcome(m.Info)
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), child.Process.Kill(), child.Wait())
+	}
+}
+
+// withoutProxy keeps a Berth from using itself as its proxy.
+func withoutProxy(environ []string) []string {
+	var out []string
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if !strings.EqualFold(name, "HTTPS_PROXY") && name != readyEnv {
+			out = append(out, kv)
+		}
+	}
+	return out
+}
