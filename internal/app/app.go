@@ -26,6 +26,7 @@ import (
 	"github.com/berthdev/berth/internal/edge"
 	"github.com/berthdev/berth/internal/edge/clientenv"
 	"github.com/berthdev/berth/internal/identity"
+	"github.com/berthdev/berth/internal/identity/graph"
 	"github.com/berthdev/berth/internal/reconcile"
 	"github.com/berthdev/berth/internal/region"
 	"github.com/berthdev/berth/internal/rp/authorization"
@@ -125,7 +126,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	arm := &armhttp.Server{Manager: manager, Access: &gate{ids: ids, roles: access}, Logger: cfg.Logger, Region: cfg.Region}
 	front, err := edge.New(edge.Config{
 		Listener: listener, Dir: cfg.Home.CA(), Clock: cfg.Now, Logger: cfg.Logger,
-		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), DataPlane: dataPlane(arm)},
+		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), Graph: graph.Handler(ids, cfg.Logger), DataPlane: dataPlane(arm)},
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 
 	"github.com/berthdev/berth/internal/cluster"
 	"github.com/berthdev/berth/internal/cluster/fake"
+	"github.com/berthdev/berth/internal/cluster/local"
 )
 
 // newProvider makes the cluster provider that the configuration names.
@@ -13,6 +14,10 @@ func newProvider(cfg Config, in Installation) (cluster.Provider, error) {
 		return cfg.UseProvider, nil
 	}
 	switch cfg.Provider {
+	case "local":
+		return local.New(local.Config{
+			StateDir: cfg.Home.Clusters(), LibexecDir: cfg.Libexec, Installation: in.ID, Logger: cfg.Logger, Now: cfg.Now,
+		}), nil
 	case "fake":
 		faults, err := fake.ParseFaults(cfg.Faults)
 		if err != nil {
