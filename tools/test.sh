@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs every suite and ends with one count over all of them. Each suite writes a JUnit file
+# into .build/results; a suite that could not even start counts as a failure.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+results=$root/.build/results
+rm -rf "$results"
+mkdir -p "$results/conformance"
+export BERTH_CONFORMANCE=$results/conformance BERTH_RESULTS=$results
+
+phase() { printf '\n== %s (%ds)\n' "$1" "$SECONDS"; }
+broken=()
+suite() { # name, command…: a command that fails is noted; its JUnit file tells the rest
+	local name=$1
+	shift
+	phase "$name"
+	"$@" || { [ -s "$results/$name.xml" ] || broken+=("$name"); }
+}
+
+phase build
+make --no-print-directory lint || broken+=(lint)
+make --no-print-directory build || { echo "The build failed; nothing was tested." >&2; exit 1; }
+phase "install the clients"
+make --no-print-directory venvs || { echo "The clients could not be installed; nothing was tested." >&2; exit 1; }
+
+export BERTH_BIN=$root/bin/berth BERTH_LIBEXEC=$root/bin/libexec
+export BERTH_PYTHON=$root/.build/venv-azureml/bin/python BERTH_AZ=$root/.build/venv-azcli/bin/az
+go build -o "$root/.build/gotestsum" gotest.tools/gotestsum || exit 1
+gotestsum() { "$root/.build/gotestsum" --format pkgname-and-test-fails --hide-summary skipped --junitfile "$results/$1.xml" -- "${@:2}"; }
+
+# Real clusters are measured against deadlines, so nothing else runs beside them.
+suite go gotestsum go -race -timeout 25m -p 2 $(go list ./... | grep -v internal/cluster/local)
+suite local gotestsum local -timeout 25m ./internal/cluster/local/...
+suite kube bash -c "cd kube && '$root/.build/gotestsum' --format pkgname-and-test-fails --junitfile '$results/kube.xml' -- ./internal/..."
+if [ -x test/clients/run.sh ]; then suite clients test/clients/run.sh; fi
+
+phase count
+go run ./tools/testcount "${broken[@]/#/-broken=}" "$results"/*.xml
