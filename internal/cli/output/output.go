@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"sort"
 	"strconv"
@@ -94,7 +95,7 @@ func (p *Printer) Print(v any) error {
 	case "tsv":
 		tsv(&b, v)
 	case "table":
-		table(&b, v)
+		table(&b, v, query)
 	case "yaml", "yamlc":
 		enc := yaml.NewEncoder(&b)
 		enc.SetIndent(2)
@@ -257,7 +258,7 @@ func cell(v any) string {
 
 // table prints columns as az does: headings with a capital, a line of dashes, two spaces
 // between columns; nested values are left out.
-func table(b *bytes.Buffer, v any) {
+func table(b *bytes.Buffer, v any, query string) {
 	rows, ok := v.([]any)
 	if !ok {
 		rows = []any{v}
@@ -298,6 +299,7 @@ func table(b *bytes.Buffer, v any) {
 	if len(heads) == 0 {
 		return
 	}
+	inQueryOrder(heads, query)
 	widths := make([]int, len(heads))
 	for i, h := range heads {
 		widths[i] = utf8.RuneCountInString(h)
@@ -320,6 +322,20 @@ func table(b *bytes.Buffer, v any) {
 	for _, l := range lines {
 		write(func(i int) string { return l[heads[i]] })
 	}
+}
+
+// inQueryOrder puts columns that a query names itself, {Name: name, …}, into the order in
+// which it does: az keeps that order, and a Go map cannot.
+func inQueryOrder(heads []string, query string) {
+	position := func(head string) int {
+		for _, name := range []string{head, strings.ToLower(head[:1]) + head[1:]} {
+			if m := regexp.MustCompile(`[{,]\s*"?` + regexp.QuoteMeta(name) + `"?\s*:`).FindStringIndex(query); m != nil {
+				return m[0]
+			}
+		}
+		return len(query)
+	}
+	sort.SliceStable(heads, func(i, j int) bool { return position(heads[i]) < position(heads[j]) })
 }
 
 func tableCell(v any) string {

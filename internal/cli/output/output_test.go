@@ -33,6 +33,7 @@ func TestPrint(t *testing.T) {
 		{"columns in the order of a list projection", "tsv", "[].[count, name]", doc, "3\ta\n1.5\tb\n"},
 		{"an object's columns by name", "tsv", "[]", doc, "3\t2\ta\t1\tTrue\n1.5\t\tb\tNone\tFalse\n"},
 		{"a table leaves nested values out", "table", "", doc, "Count  Name  Ok\n-----  ----  -----\n3      a     True\n1.5    b     False\n"},
+		{"a table's columns in the order of the query", "table", "[].{Name: name, Count: count}", doc, "Name  Count\n----  -----\na     3\nb     1.5\n"},
 		{"a table of scalars", "table", "[].name", doc, "Result\n------\na\nb\n"},
 		{"YAML", "yaml", "[0].{x: name, c: count}", doc, "c: 3\nx: a\n"},
 		{"no result", "json", "[0].nothing", doc, ""},
