@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs every benchmark, one after the other, and prints what docs/benchmarks.md reports.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+echo "== machine: $(nproc) cores, $(free -g | awk '/^Mem/{print $2}') GiB, kernel $(uname -r)"
+echo "== Berth itself"
+go run ./bench/api
+if [ "$(id -u)" = 0 ]; then
+	echo "== clusters"
+	go run ./bench/cluster
+else
+	echo "== clusters: skipped, because real clusters need root"
+fi
