@@ -80,6 +80,12 @@ func sweep(t *testing.T, h Harness) {
 	}
 }
 
+// Names are the names of all clusters that the rules make.
+var Names = []string{
+	"creates", "idempotent", "nohandle", "restart", "scales", "resize", "version", "cancelled", "missing",
+	"deleted", "halfmade", "credentials", "secrets", "listed", "one", "two",
+}
+
 // NewSpec is a one-node cluster whose ID follows from name.
 func NewSpec(name string) cluster.Spec {
 	return cluster.Spec{

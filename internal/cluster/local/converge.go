@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -79,9 +80,15 @@ func (c *localCluster) observe(ctx context.Context) (cluster.Observation, error)
 	if err != nil {
 		return notReady(reasonStarting, "The cluster's certificates are not made yet.")
 	}
+	if !network.Connected(c.hostLink()) {
+		return notReady(reasonStarting, "The cluster's network is not set up yet, or ended with the machine's restart.")
+	}
 	dead, err := c.deadPrograms()
 	if err != nil {
 		return o, err
+	}
+	if slices.Contains(dead, "apiserver") || slices.Contains(dead, "etcd") {
+		return notReady(reasonProcess, "Not running: %s.", c.lastWords(dead))
 	}
 	if _, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
 		return notReady(reasonStarting, "The API server at %s does not answer yet.", o.Endpoint)
@@ -113,10 +120,10 @@ func (c *localCluster) observe(ctx context.Context) (cluster.Observation, error)
 	switch {
 	case len(draining) > 0:
 		return notReady(reasonDraining, "Pods are leaving %s.", strings.Join(draining, ", "))
+	case len(dead) > 0:
+		return notReady(reasonProcess, "Not running: %s.", c.lastWords(dead))
 	case len(waiting) > 0:
 		return notReady(reasonNodes, "Not ready yet: %s.", strings.Join(waiting, ", "))
-	case len(dead) > 0:
-		return notReady(reasonProcess, "Not running: %s.", strings.Join(dead, ", "))
 	}
 	if err := c.askDNS(ctx); err != nil {
 		return notReady(reasonDNS, "The cluster's DNS server does not answer yet: %v.", err)
@@ -142,6 +149,21 @@ func (c *localCluster) deadPrograms() ([]string, error) {
 		}
 	}
 	return dead, nil
+}
+
+// lastWords names dead programs and the last line that each wrote: a program that ends
+// again and again says there why.
+func (c *localCluster) lastWords(dead []string) string {
+	var all []string
+	for _, name := range dead {
+		data, _ := os.ReadFile(c.logFile(name)) // without a log, the name has to do
+		lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+		if last := lines[len(lines)-1]; last != "" {
+			name += " (" + last + ")"
+		}
+		all = append(all, name)
+	}
+	return strings.Join(all, ", ")
 }
 
 // observeNode reads a Node object. The API server notices after most of a minute that a

@@ -169,21 +169,13 @@ func (p *Provider) List(context.Context) ([]cluster.Owned, error) {
 // Delete implements cluster.Provider.
 func (p *Provider) Delete(ctx context.Context, id string, _ cluster.Handle) (bool, error) {
 	c := p.cluster(id)
-	err := c.load()
-	if errors.Is(err, fs.ErrNotExist) {
-		// Without a record there may still be processes, if somebody removed the files.
-		left, err := c.processes()
-		if err != nil || len(left) == 0 {
-			return err == nil, err
-		}
-	} else if err != nil {
-		return false, err
-	}
+	// No record is needed, so it may be missing or damaged.
+	var err error
 	if c.groups, err = cgroup.Open(cgroupRoot); err != nil {
 		return false, err
 	}
 	if err := c.remove(ctx); err != nil {
-		return false, fmt.Errorf("delete cluster %s: %w", c.record.Name, err)
+		return false, fmt.Errorf("delete cluster %s: %w", id, err)
 	}
 	return true, nil
 }

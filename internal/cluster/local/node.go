@@ -30,9 +30,13 @@ func (c *localCluster) address(n node) string { return c.record.Subnet.Node(n.In
 
 func (c *localCluster) socket(n node) string { return c.nodeRunFile(n, "containerd.sock") }
 
+// kubeletDir is the kubelet's root folder. Another could be chosen, but not for all that
+// it does, and sockets' paths would become too long.
+const kubeletDir = "/var/lib/kubelet"
+
 // hostFolders are folders that the kubelet uses by fixed paths. Each node sees its own
 // there; the host's, and those of a kubelet that the host may run, are not touched.
-var hostFolders = map[string]string{"/var/lib/kubelet": "var-lib-kubelet", "/var/log/containers": "var-log-containers"}
+var hostFolders = map[string]string{kubeletDir: "kubelet", "/var/log/containers": "containers"}
 
 // startNode makes a node's network, files and control group, and starts its processes.
 func (c *localCluster) startNode(n node, running []proc.Process) error {
@@ -105,19 +109,16 @@ func (c *localCluster) kubeletFlags(n node) []string {
 	return []string{
 		"--config=" + c.nodeFile(n, "kubelet.yaml"), "--kubeconfig=" + c.nodeFile(n, "pki", "kubelet.kubeconfig"),
 		"--hostname-override=" + n.Name, "--node-ip=" + c.address(n), "--node-labels=" + strings.Join(pairs, ","),
-		"--root-dir=" + c.nodeFile(n, "kubelet"), "--cert-dir=" + c.nodeFile(n, "pki"), "--images=" + c.libexec("images"),
+		"--root-dir=" + kubeletDir, "--cert-dir=" + c.nodeFile(n, "pki"), "--images=" + c.libexec("images"),
 		"--machine-cores=" + strconv.Itoa(n.Pool.VMSize.VCPUs), "--machine-memory-mib=" + strconv.FormatInt(n.Pool.VMSize.MemoryMiB, 10),
 	}
 }
 
 // writeNodeFiles writes the configuration of a node's programs.
 func (c *localCluster) writeNodeFiles(n node) error {
-	folders := []string{c.nodeFile(n, "kubelet"), c.nodeFile(n, "logs"), c.nodeFile(n, "cni"), c.nodeRunFile(n)}
-	for target, own := range hostFolders {
+	folders := []string{c.nodeFile(n, "logs"), c.nodeFile(n, "cni"), c.nodeRunFile(n)}
+	for _, own := range hostFolders {
 		folders = append(folders, c.nodeFile(n, own))
-		if err := os.MkdirAll(target, 0o755); err != nil { // something has to be there to mount over
-			return err
-		}
 	}
 	for _, folder := range folders {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -226,7 +227,7 @@ func (c *localCluster) kubeletConfig(n node) map[string]any {
 		"maxPods":                  maxPods,
 		"registerWithTaints":       taints(n.Pool.Taints),
 		"podLogsDir":               c.nodeFile(n, "logs"),
-		"volumePluginDir":          c.nodeFile(n, "volume-plugins"),
+		"volumePluginDir":          kubeletDir + "/volume-plugins",
 		"oomScoreAdj":              0, // a lower one takes a capability that containers lack
 		// The images cannot be fetched again, and the disk is the host's: its owner sees to it.
 		"imageGCHighThresholdPercent": 100,

@@ -94,10 +94,12 @@ func (c *localCluster) podRange(n node) netip.Prefix {
 	return prefix
 }
 
+func (c *localCluster) hostLink() string { return "bth-" + c.key }
+
 func (c *localCluster) network() network.Network {
 	return network.Network{
 		Folder:   c.runFile("net"),
-		HostLink: "bth-" + c.key,
+		HostLink: c.hostLink(),
 		Alias:    c.record.Name + " " + c.id,
 		Subnet:   c.record.Subnet,
 		Pods:     c.pods(),
@@ -114,7 +116,7 @@ func (c *localCluster) recordSpec(spec cluster.Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := network.Reclaim(claimDir(), c.key, c.record.Subnet); err != nil {
+	if err := withHostLock(func() error { return network.Reclaim(claimDir, c.key, c.record.Subnet) }); err != nil {
 		return err
 	}
 	before := mustJSON(c.record)
@@ -127,7 +129,8 @@ func (c *localCluster) recordSpec(spec cluster.Spec) error {
 	return c.save()
 }
 
-func claimDir() string { return filepath.Join(runDir, "networks") }
+// claimDir holds the claims of networks, see network.Claim.
+var claimDir = filepath.Join(runDir, "networks")
 
 func (c *localCluster) newRecord(spec cluster.Spec) error {
 	pods, err := parseRange("pod range", spec.Network.PodCIDR)
@@ -144,13 +147,15 @@ func (c *localCluster) newRecord(spec cluster.Spec) error {
 	if pods.Overlaps(services) {
 		return invalidNetwork("the pod range %s and the service range %s overlap", pods, services)
 	}
-	subnet, err := network.Claim(claimDir(), c.key, network.PreferredSubnet(c.id), pods, services)
+	c.record = record{
+		Version: recordVersion, ID: spec.ID, Name: spec.Name, Location: spec.Location, FQDN: spec.FQDN, Network: spec.Network,
+	}
+	err = withHostLock(func() (err error) {
+		c.record.Subnet, err = network.Claim(claimDir, c.key, network.PreferredSubnet(c.id), pods, services)
+		return err
+	})
 	if err != nil {
 		return err
-	}
-	c.record = record{
-		Version: recordVersion, ID: spec.ID, Name: spec.Name, Location: spec.Location, FQDN: spec.FQDN,
-		Network: spec.Network, Subnet: subnet,
 	}
 	// Saved before anything else is made, see the package's invariant.
 	if err := os.MkdirAll(c.file(), 0o700); err != nil {

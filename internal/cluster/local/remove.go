@@ -32,12 +32,7 @@ func (c *localCluster) remove(ctx context.Context) error {
 	if err := c.end(ctx, running, c.group()); err != nil {
 		return err
 	}
-	if c.record.ID != "" {
-		if err := c.network().Remove(); err != nil {
-			return err
-		}
-	}
-	if err := network.Release(claimDir(), c.key); err != nil {
+	if err := network.Remove(c.runFile("net"), c.hostLink(), claimDir, c.key); err != nil {
 		return err
 	}
 	if err := c.unmount(); err != nil {
@@ -53,7 +48,10 @@ func (c *localCluster) remove(ctx context.Context) error {
 			paths = append(paths, c.file(entry.Name()))
 		}
 	}
-	return removeAll(append(paths, c.file())...)
+	if err := removeAll(append(paths, c.file())...); err != nil {
+		return err
+	}
+	return removeShared(c.groups)
 }
 
 // end kills processes and whatever else is in a control group, which only the cluster

@@ -48,14 +48,14 @@ func (c *localCluster) start(ctx context.Context) error {
 	if err := c.ensureCertificates(); err != nil {
 		return fmt.Errorf("make the certificates: %w", err)
 	}
+	if err := c.makeShared(); err != nil {
+		return err
+	}
 	if err := c.network().Ensure(); err != nil {
 		return err
 	}
 	running, err := c.processes()
 	if err != nil {
-		return err
-	}
-	if err := c.groups.Create(c.group("control")); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(c.file("logs"), 0o700); err != nil {
@@ -86,7 +86,7 @@ func (c *localCluster) ensureRunning(p program, running []proc.Process) error {
 
 func (c *localCluster) run(p program) (pid int, err error) {
 	p.Installation, p.Cluster = c.config.Installation, c.id
-	p.Log = c.file("logs", strings.ReplaceAll(p.Name, "/", "-")+".log")
+	p.Log = c.logFile(p.Name)
 	if pid, err = proc.Start(p.Spec); err != nil {
 		return 0, err
 	}
@@ -94,9 +94,13 @@ func (c *localCluster) run(p program) (pid int, err error) {
 	return pid, c.groups.Add(p.group, pid)
 }
 
+func (c *localCluster) logFile(process string) string {
+	return c.file("logs", strings.ReplaceAll(process, "/", "-")+".log")
+}
+
 // group is the path of one of the cluster's control groups.
 func (c *localCluster) group(elements ...string) string {
-	return path.Join(append([]string{"berth", c.key}, elements...)...)
+	return path.Join(append([]string{topGroup, c.key}, elements...)...)
 }
 
 // collectOften is for Go programs that are not ours: memory is what a further node costs.

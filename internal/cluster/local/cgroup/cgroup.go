@@ -20,7 +20,7 @@ const period = 100_000
 // Host is the machine's control groups. Paths of groups are relative, like "berth/x".
 type Host struct {
 	root        string   // where the hierarchies are mounted
-	hierarchies []string // version 1: one folder per controller; empty means version 2
+	hierarchies []string // version 1: a folder for each; empty means version 2
 }
 
 // Open finds out what is mounted at root, which is /sys/fs/cgroup except in tests.
@@ -35,9 +35,9 @@ func Open(root string) (Host, error) {
 		return Host{}, fmt.Errorf("no control groups are mounted at %s: %w", root, err)
 	}
 	for _, entry := range entries {
-		// cpu -> cpu,cpuacct are links to a hierarchy that is listed itself; a mixed
-		// machine's version 2 hierarchy has no controllers.
-		if entry.IsDir() && exists(filepath.Join(root, entry.Name(), "tasks")) {
+		// cpu -> cpu,cpuacct are links to a hierarchy that is listed itself. A mixed machine
+		// also has a version 2 hierarchy, without controllers, where runc makes groups, too.
+		if entry.IsDir() && exists(filepath.Join(root, entry.Name(), "cgroup.procs")) {
 			h.hierarchies = append(h.hierarchies, entry.Name())
 		}
 	}

@@ -23,9 +23,8 @@ const (
 
 	// protocol marks the host's routes as ours; the kernel leaves the number to applications.
 	protocol netlink.RouteProtocol = 187
-	// metric ranks the black holes far behind every real route. The subnet's number is
-	// added, because several clusters may use the same pod and service ranges.
-	metric = 1 << 30
+	// lastMetric ranks the black holes far behind every real route.
+	lastMetric = 1 << 30
 )
 
 // Network is one cluster's network.
@@ -88,18 +87,9 @@ func Reclaim(folder, key string, subnet Subnet) error {
 	if err == nil && owned != subnet {
 		err = errors.Join(
 			fmt.Errorf("the cluster's network %s is now used by something else on this machine; delete that, or delete and create the cluster", subnet.Range()),
-			Release(folder, key))
+			os.Remove(owned.claimFile(folder)))
 	}
 	return err
-}
-
-// Release gives a cluster's claim up.
-func Release(folder, key string) error {
-	subnet, found, err := claimed(folder, key)
-	if !found || err != nil {
-		return err
-	}
-	return os.Remove(subnet.claimFile(folder))
 }
 
 func claimed(folder, key string) (Subnet, bool, error) {
@@ -119,6 +109,10 @@ func claimed(folder, key string) (Subnet, bool, error) {
 	}
 	return 0, false, nil
 }
+
+// metric tells the black holes of different clusters apart: several may use the same
+// pod and service ranges.
+func (s Subnet) metric() int { return lastMetric + int(s) }
 
 func (s Subnet) claimFile(folder string) string { return filepath.Join(folder, strconv.Itoa(int(s))) }
 
@@ -196,6 +190,13 @@ func (n Network) connectHost() error {
 	return Do(n.HubNamespace(), func() error { return joinBridge(uplink) })
 }
 
+// Connected says whether the host has its link to the cluster. Without it, the cluster's
+// addresses are not the cluster's, and nobody may be asked there.
+func Connected(hostLink string) bool {
+	_, err := netlink.LinkByName(hostLink)
+	return err == nil
+}
+
 // EnsureNode makes whatever is missing of a node's network and routes its pods' range to it.
 func (n Network) EnsureNode(index int, pods netip.Prefix) error {
 	namespace := n.NodeNamespace(index)
@@ -266,12 +267,14 @@ func (n Network) RemoveNode(index int, pods netip.Prefix) error {
 	return removeNamespace(n.NodeNamespace(index))
 }
 
-// Remove removes everything: links and namespaces first, the black holes last.
-func (n Network) Remove() error {
-	if err := deleteLink(n.HostLink); err != nil {
+// Remove removes everything of the cluster with a key: links and namespaces first, then
+// the black holes, and the claim last. It needs no Network, because whoever would know
+// one may have lost it; the claim says which routes are the cluster's.
+func Remove(folder, hostLink, claims, key string) error {
+	if err := deleteLink(hostLink); err != nil {
 		return err
 	}
-	files, err := filepath.Glob(filepath.Join(n.Folder, "*"))
+	files, err := filepath.Glob(filepath.Join(folder, "*"))
 	if err != nil {
 		return err
 	}
@@ -280,32 +283,23 @@ func (n Network) Remove() error {
 			return err
 		}
 	}
-	for _, route := range n.blackHoles() {
-		if err := netlink.RouteDel(route); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("remove the route of %s: %w", route.Dst, err)
-		}
-	}
-	return nil
-}
-
-// Leftovers names what Remove would have to remove on the host.
-func (n Network) Leftovers() ([]string, error) {
-	var left []string
-	if _, err := netlink.LinkByName(n.HostLink); err == nil {
-		left = append(left, "network link "+n.HostLink)
+	subnet, found, err := claimed(claims, key)
+	if !found || err != nil {
+		return err
 	}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
+		return fmt.Errorf("list routes: %w", err)
 	}
-	for _, ours := range n.blackHoles() {
-		for _, route := range routes {
-			if route.Priority == ours.Priority && route.Dst.String() == ours.Dst.String() {
-				left = append(left, "route "+route.Dst.String())
-			}
+	for _, route := range routes {
+		if route.Priority != subnet.metric() {
+			continue
+		}
+		if err := netlink.RouteDel(&route); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("remove the route of %s: %w", route.Dst, err)
 		}
 	}
-	return left, nil
+	return os.Remove(subnet.claimFile(claims))
 }
 
 func (n Network) blackHoles() []*netlink.Route {
@@ -315,7 +309,7 @@ func (n Network) blackHoles() []*netlink.Route {
 }
 
 func (n Network) blackHole(prefix netip.Prefix) *netlink.Route {
-	return &netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_BLACKHOLE, Priority: metric + int(n.Subnet), Protocol: protocol}
+	return &netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_BLACKHOLE, Priority: n.Subnet.metric(), Protocol: protocol}
 }
 
 // addVeth makes a pair of links, the peer of which is in another namespace.
