@@ -13,14 +13,16 @@ const DefaultMaxPods = 110
 
 // Node labels that AKS sets and that Azure ML's clients and charts select on.
 const (
-	LabelAgentPool       = "agentpool"
-	LabelAKSAgentPool    = "kubernetes.azure.com/agentpool"
-	LabelAKSMode         = "kubernetes.azure.com/mode"
-	LabelAKSRole         = "kubernetes.azure.com/role"
-	LabelInstanceType    = "node.kubernetes.io/instance-type"
-	LabelTopologyRegion  = "topology.kubernetes.io/region"
-	labelAKSRoleForAgent = "agent"
+	LabelAgentPool      = "agentpool"
+	LabelAKSAgentPool   = "kubernetes.azure.com/agentpool"
+	LabelAKSMode        = "kubernetes.azure.com/mode"
+	LabelAKSRole        = "kubernetes.azure.com/role"
+	LabelInstanceType   = "node.kubernetes.io/instance-type"
+	LabelTopologyRegion = "topology.kubernetes.io/region"
 )
+
+// RoleAgent is the role of every node: control planes have none.
+const RoleAgent = "agent"
 
 // NodeName names the n-th node of a pool the way AKS does:
 // aks-<pool>-<8 digits>-vmss<n in base 36, 6 places>. The digits follow from the
@@ -41,7 +43,7 @@ func NodeLabels(location string, p Pool) map[string]string {
 	labels[LabelAgentPool] = p.Name
 	labels[LabelAKSAgentPool] = p.Name
 	labels[LabelAKSMode] = strings.ToLower(p.Mode)
-	labels[LabelAKSRole] = labelAKSRoleForAgent
+	labels[LabelAKSRole] = RoleAgent
 	labels[LabelInstanceType] = p.VMSize.Name
 	if location != "" {
 		labels[LabelTopologyRegion] = location

@@ -132,19 +132,26 @@ func ensureScales(t *testing.T, h Harness) {
 
 	spec.Pools[0].Count = 2
 	spec.Pools = append(spec.Pools, cluster.Pool{
-		Name: "small", Count: 1, Mode: "User", VMSize: cluster.VMSize{Name: "Standard_B2s", VCPUs: 2, MemoryMiB: 4096},
+		Name: "gpu", Count: 1, Mode: "User", VMSize: cluster.VMSize{Name: "Standard_NC6", VCPUs: 6, MemoryMiB: 57344, GPUs: 1},
 	})
+	if !h.Provider.Capabilities().GPU {
+		spec.Pools[1].VMSize = cluster.VMSize{Name: "Standard_B2s", VCPUs: 2, MemoryMiB: 4096}
+	}
 	_, o := AwaitReady(t, h.Provider, spec)
-	var got []string
+	type shape struct {
+		name, size string
+		gpus       int
+	}
+	var got []shape
 	for _, n := range o.Nodes {
-		got = append(got, n.Name+" "+n.VMSize)
+		got = append(got, shape{n.Name, n.VMSize, n.GPUs})
 	}
-	want := []string{
-		cluster.NodeName(spec.ID, "agentpool", 0) + " Standard_D3_v2",
-		cluster.NodeName(spec.ID, "agentpool", 1) + " Standard_D3_v2",
-		cluster.NodeName(spec.ID, "small", 0) + " Standard_B2s",
+	want := []shape{
+		{cluster.NodeName(spec.ID, "agentpool", 0), "Standard_D3_v2", 0},
+		{cluster.NodeName(spec.ID, "agentpool", 1), "Standard_D3_v2", 0},
+		{cluster.NodeName(spec.ID, "gpu", 0), spec.Pools[1].VMSize.Name, spec.Pools[1].VMSize.GPUs},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(shape{})); diff != "" {
 		t.Errorf("nodes after scaling up (-want +got):\n%s", diff)
 	}
 

@@ -93,13 +93,16 @@ func (p *Provider) Ensure(ctx context.Context, spec cluster.Spec, prior cluster.
 	if _, err := cluster.ResolveVersion(p.Capabilities().KubernetesVersions, spec.KubernetesVersion); err != nil {
 		return prior, cluster.Observation{}, err
 	}
-	host, err := p.preflight()
-	if err != nil {
+	c := p.cluster(spec.ID)
+	err := c.load()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return prior, cluster.Observation{}, err
 	}
-	c := p.cluster(spec.ID)
-	c.groups = host
-	if err := c.recordSpec(spec); err != nil {
+	exists := err == nil
+	if c.groups, err = p.preflight(exists); err != nil {
+		return prior, cluster.Observation{}, err
+	}
+	if err := c.recordSpec(spec, exists); err != nil {
 		return prior, cluster.Observation{}, err
 	}
 	if err := c.start(ctx); err != nil {

@@ -1,7 +1,6 @@
 package local
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -32,7 +31,8 @@ var libexecFiles = []string{
 }
 
 // preflight checks all that the machine must have and reports everything missing at once.
-func (p *Provider) preflight() (cgroup.Host, error) {
+// A cluster that exists already is not given up for lack of space.
+func (p *Provider) preflight(exists bool) (cgroup.Host, error) {
 	var missing []string
 	report := func(format string, args ...any) { missing = append(missing, fmt.Sprintf(format, args...)) }
 
@@ -57,7 +57,7 @@ func (p *Provider) preflight() (cgroup.Host, error) {
 	if err != nil {
 		report("%v", err)
 	}
-	if len(missing) == 0 {
+	if len(missing) == 0 && !exists {
 		if err := p.checkStateDir(); err != nil {
 			report("%v", err)
 		}
@@ -100,5 +100,5 @@ func (p *Provider) checkStateDir() error {
 	if err := unix.Mount("overlay", folders[3], "overlay", 0, options); err != nil {
 		return fmt.Errorf("overlay mounts do not work in %s (%w): put the state folder on a local ext4 or xfs disk, and see that the kernel has overlayfs", readablePath(p.config.StateDir), err)
 	}
-	return errors.Join(unix.Unmount(folders[3], 0))
+	return unix.Unmount(folders[3], 0)
 }

@@ -4,9 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -108,13 +106,11 @@ func (c *localCluster) network() network.Network {
 }
 
 // recordSpec writes down what the spec wants: a new record, or the nodes to add and remove.
-func (c *localCluster) recordSpec(spec cluster.Spec) error {
-	err := c.load()
-	if errors.Is(err, fs.ErrNotExist) {
-		err = c.newRecord(spec)
-	}
-	if err != nil {
-		return err
+func (c *localCluster) recordSpec(spec cluster.Spec, exists bool) error {
+	if !exists {
+		if err := c.newRecord(spec); err != nil {
+			return err
+		}
 	}
 	if err := withHostLock(func() error { return network.Reclaim(claimDir, c.key, c.record.Subnet) }); err != nil {
 		return err
@@ -190,7 +186,9 @@ func (c *localCluster) planNodes(spec cluster.Spec) error {
 		for number := range pool.Count {
 			name := cluster.NodeName(c.id, pool.Name, number)
 			wanted[name] = true
-			if err := c.addNode(name, pool); err != nil {
+			if i := slices.IndexFunc(c.record.Nodes, func(n node) bool { return n.Name == name }); i >= 0 {
+				c.record.Nodes[i].Pool = pool // its labels may have changed
+			} else if err := c.addNode(name, pool); err != nil {
 				return err
 			}
 		}
@@ -208,11 +206,6 @@ func (c *localCluster) planNodes(spec cluster.Spec) error {
 
 func (c *localCluster) addNode(name string, pool cluster.Pool) error {
 	index := 0
-	for _, n := range c.record.Nodes {
-		if n.Name == name {
-			return nil
-		}
-	}
 	for slices.ContainsFunc(c.record.Nodes, func(n node) bool { return n.Index == index }) {
 		index++
 	}

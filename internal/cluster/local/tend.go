@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/berthdev/berth/internal/cluster"
 	"github.com/berthdev/berth/internal/cluster/local/proc"
 )
 
@@ -28,20 +29,31 @@ const (
 	roleLabel   = "kubernetes.io/role"
 )
 
-// completeNode sets the node's pod range and role, and its GPUs as an extended resource.
+// completeNode sets the node's pod range, role and labels, ends a cordon of ours, and sets
+// the node's GPUs as an extended resource.
 func (c *localCluster) completeNode(ctx context.Context, client kubernetes.Interface, n node, seen corev1.Node) error {
-	nodes := client.CoreV1().Nodes()
+	labels := cluster.NodeLabels(c.record.Location, n.Pool)
+	labels[roleLabel] = cluster.RoleAgent
 	pods := c.podRange(n).String()
-	if seen.Spec.PodCIDR == "" || seen.Labels[roleLabel] == "" || seen.Spec.Unschedulable && seen.Annotations[drainedByBerth] != "" {
-		patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:"agent"},"annotations":{%q:null}},"spec":{"podCIDR":%q,"podCIDRs":[%q]%s}}`,
-			roleLabel, drainedByBerth, pods, pods, uncordon(seen))
+	complete := seen.Spec.PodCIDR == pods && seen.Annotations[drainedByBerth] == ""
+	for key, value := range labels {
+		complete = complete && seen.Labels[key] == value
+	}
+	nodes := client.CoreV1().Nodes()
+	if !complete {
+		spec := map[string]any{"podCIDR": pods, "podCIDRs": []string{pods}}
+		if seen.Annotations[drainedByBerth] != "" {
+			spec["unschedulable"] = nil
+		}
+		metadata := map[string]any{"labels": labels, "annotations": map[string]any{drainedByBerth: nil}}
+		patch := mustJSON(map[string]any{"metadata": metadata, "spec": spec})
 		if _, err := nodes.Patch(ctx, n.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 			return ignoreTransient(err)
 		}
 	}
 	if quantity := seen.Status.Capacity[gpuResource]; int(quantity.Value()) != n.Pool.VMSize.GPUs {
-		count := strconv.Itoa(n.Pool.VMSize.GPUs)
-		patch := fmt.Appendf(nil, `{"status":{"capacity":{%[1]q:%[2]q},"allocatable":{%[1]q:%[2]q}}}`, gpuResource, count)
+		gpus := map[corev1.ResourceName]string{gpuResource: strconv.Itoa(n.Pool.VMSize.GPUs)}
+		patch := mustJSON(map[string]any{"status": map[string]any{"capacity": gpus, "allocatable": gpus}})
 		if _, err := nodes.Patch(ctx, n.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err != nil {
 			return ignoreTransient(err)
 		}
@@ -52,13 +64,6 @@ func (c *localCluster) completeNode(ctx context.Context, client kubernetes.Inter
 // drainedByBerth marks a cordon as ours, so that a node that is wanted again opens again
 // and one that its user cordoned stays closed.
 const drainedByBerth = "berth.dev/draining"
-
-func uncordon(seen corev1.Node) string {
-	if seen.Annotations[drainedByBerth] == "" {
-		return ""
-	}
-	return `,"unschedulable":null`
-}
 
 // ignoreTransient leaves to the next look what may be different then.
 func ignoreTransient(err error) error {
