@@ -19,7 +19,7 @@ KUBE_DEBIAN = gcc libc6-dev pkg-config libseccomp-dev nftables
 .PHONY: libexec
 libexec: kube-debian ## Build what local clusters run into LIBEXEC (bin/libexec); about 10 CPU minutes at first
 	@mkdir -p $(kube_out)/cni $(kube_out)/images .build/images
-	$(call kube_build,0) -ldflags "$(kube_ldflags)" -o $(kube_out)/ ./cmd/berth-kube
+	$(call kube_build,0) -ldflags "$(kube_ldflags)" -o $(kube_out)/ ./cmd/berth-kube k8s.io/kubernetes/cmd/kubectl
 	$(call kube_build,0) -ldflags "-s -w" -o $(kube_out)/ \
 		github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	$(call kube_build,0) -ldflags "-s -w" -o $(kube_out)/etcd go.etcd.io/etcd/server/v3
