@@ -107,10 +107,14 @@ func AwaitReady(t *testing.T, p cluster.Provider, spec cluster.Spec) (cluster.Ha
 	t.Helper()
 	var handle cluster.Handle
 	var seen cluster.Observation
+	start := time.Now()
 	await(t, "the cluster to be ready", func(ctx context.Context) (bool, string) {
 		h, o, err := p.Ensure(ctx, spec, handle)
 		if err != nil {
 			t.Fatalf("Ensure: %v", err)
+		}
+		if o.Message != seen.Message {
+			t.Logf("%s after %v: %s %s", spec.Name, time.Since(start).Round(time.Millisecond), o.Reason, o.Message)
 		}
 		handle, seen = h, o
 		return o.Ready, fmt.Sprintf("%+v", o)

@@ -15,6 +15,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/fnv"
+	"net"
 	"net/netip"
 )
 
@@ -54,6 +55,12 @@ func (s Subnet) Host() netip.Addr { return s.address(1) }
 
 // Hub is the control plane's address.
 func (s Subnet) Hub() netip.Addr { return s.address(2) }
+
+// hardwareAddress is the bridge's, from the range for local use.
+func (s Subnet) hardwareAddress() net.HardwareAddr {
+	x, y := s.octets()
+	return net.HardwareAddr{0x02, 0xbe, 0, x, y, 2}
+}
 
 // firstNode leaves room for more fixed addresses.
 const firstNode = 10

@@ -152,7 +152,11 @@ func (n Network) setUpBridge() error {
 	if _, err := setUp("lo"); err != nil {
 		return err
 	}
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attributes(bridge)}); err != nil && !errors.Is(err, syscall.EEXIST) {
+	attrs := attributes(bridge)
+	// Without an address of its own, a bridge takes one of its ports', and another one when
+	// that node goes: the host and the nodes then talk to nobody until their tables expire.
+	attrs.HardwareAddr = n.Subnet.hardwareAddress()
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, syscall.EEXIST) {
 		return fmt.Errorf("make the bridge: %w", err)
 	}
 	link, err := setUp(bridge)
