@@ -21,9 +21,8 @@ const (
 	nodeLink  = "eth0"
 	aliasMark = "berth " // begins the description of the host's links
 
-	// protocol marks the host's routes as ours; the kernel leaves the number to applications.
-	protocol netlink.RouteProtocol = 187
-	// lastMetric ranks the black holes far behind every real route.
+	// lastMetric ranks the black holes far behind every real route. Together with their
+	// type it says that they are ours.
 	lastMetric = 1 << 30
 )
 
@@ -58,8 +57,8 @@ func Claim(folder, key string, preferred Subnet, avoid ...netip.Prefix) (Subnet,
 		return 0, fmt.Errorf("list the host's routes: %w", err)
 	}
 	for _, route := range routes {
-		// Our own routes may overlap anything; their owners' claims are what counts.
-		if used, ok := netipPrefix(route.Dst); ok && used.Bits() > 0 && route.Protocol != protocol {
+		// Black holes of ours may overlap anything; their owners' claims are what counts.
+		if used, ok := netipPrefix(route.Dst); ok && used.Bits() > 0 && route.Priority < lastMetric {
 			avoid = append(avoid, used)
 		}
 	}
@@ -291,19 +290,26 @@ func Remove(folder, hostLink, claims, key string) error {
 	if !found || err != nil {
 		return err
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: protocol}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := subnet.blackHoles()
 	if err != nil {
-		return fmt.Errorf("list routes: %w", err)
+		return err
 	}
 	for _, route := range routes {
-		if route.Priority != subnet.metric() {
-			continue
-		}
 		if err := netlink.RouteDel(&route); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("remove the route of %s: %w", route.Dst, err)
 		}
 	}
 	return os.Remove(subnet.claimFile(claims))
+}
+
+// blackHoles lists the host's black holes that belong to a subnet.
+func (s Subnet) blackHoles() ([]netlink.Route, error) {
+	filter := &netlink.Route{Type: unix.RTN_BLACKHOLE, Priority: s.metric()}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_PRIORITY)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	return routes, nil
 }
 
 func (n Network) blackHoles() []*netlink.Route {
@@ -313,7 +319,7 @@ func (n Network) blackHoles() []*netlink.Route {
 }
 
 func (n Network) blackHole(prefix netip.Prefix) *netlink.Route {
-	return &netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_BLACKHOLE, Priority: n.Subnet.metric(), Protocol: protocol}
+	return &netlink.Route{Dst: ipNet(prefix), Type: unix.RTN_BLACKHOLE, Priority: n.Subnet.metric()}
 }
 
 // addVeth makes a pair of links, the peer of which is in another namespace.
