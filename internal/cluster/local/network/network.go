@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -304,12 +305,12 @@ func Remove(folder, hostLink, claims, key string) error {
 
 // blackHoles lists the host's black holes that belong to a subnet.
 func (s Subnet) blackHoles() ([]netlink.Route, error) {
-	filter := &netlink.Route{Type: unix.RTN_BLACKHOLE, Priority: s.metric()}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_PRIORITY)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Type: unix.RTN_BLACKHOLE}, netlink.RT_FILTER_TYPE)
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	return routes, nil
+	// The library cannot filter by metric. Other clusters' routes must not get through.
+	return slices.DeleteFunc(routes, func(r netlink.Route) bool { return r.Priority != s.metric() }), nil
 }
 
 func (n Network) blackHoles() []*netlink.Route {

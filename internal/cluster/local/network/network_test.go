@@ -125,7 +125,7 @@ func TestNetwork(t *testing.T) {
 		t.Error("the host is not connected")
 	}
 	if routes, err := subnet.blackHoles(); err != nil || len(routes) != 3 {
-		t.Errorf("black holes %v, error %v; want 3", routes, err)
+		t.Fatalf("black holes %v, error %v; want 3", routes, err)
 	}
 	for range 2 {
 		if err := n.RemoveNode(0, pods); err != nil {
