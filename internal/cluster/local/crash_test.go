@@ -188,3 +188,29 @@ func TestSecretsAreEncryptedAtRest(t *testing.T) {
 		t.Error("the secret's text is in etcd's files")
 	}
 }
+
+// TestRebootedMachine ends everything of a cluster but its files. Ensure brings it back
+// with the same endpoint, credentials and data, and its pods run again.
+func TestRebootedMachine(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	p := local.New(m.config)
+	t.Cleanup(func() { m.cleanUp(t) })
+	t.Cleanup(func() { m.showLogs(t) })
+	spec := clustertest.NewSpec("restart")
+	_, before := clustertest.AwaitReady(t, p, spec)
+	client := clustertest.Client(t, p, spec.ID, cluster.RoleUser)
+	url := runHello(t, client)
+	ask(t, url)
+	if err := local.Reboot(t.Context(), m.config, spec.ID); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := p.Observe(t.Context(), spec.ID, cluster.Handle{}); err != nil || !o.Exists || o.Ready || o.Reason == "" {
+		t.Errorf("after the reboot: %+v, error %v; want that it exists and says why it is not ready", o, err)
+	}
+	_, after := clustertest.AwaitReady(t, p, spec)
+	if after.Endpoint != before.Endpoint {
+		t.Errorf("the endpoint was %s and is %s", before.Endpoint, after.Endpoint)
+	}
+	ask(t, url)
+}
