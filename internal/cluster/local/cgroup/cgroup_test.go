@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strings"
@@ -114,7 +115,7 @@ func TestRemove(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	const top = "berth-cgroup-test"
+	top := "berth-test-" + rand.Text()
 	for range 2 {
 		if err := h.Create(top + "/a/b"); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -103,7 +104,7 @@ func TestNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := Network{
-		Folder: t.TempDir(), HostLink: "bth-nettest", Alias: "test", Subnet: subnet,
+		Folder: t.TempDir(), HostLink: "bth-" + rand.Text()[:8], Alias: "test", Subnet: subnet,
 		Pods: netip.MustParsePrefix("10.244.0.0/16"), Services: netip.MustParsePrefix("10.0.0.0/16"),
 	}
 	remove := func() {
