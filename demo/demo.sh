@@ -90,7 +90,9 @@ run_pod() { # compute
 	local k="$kubectl --kubeconfig $work/$1.kubeconfig"
 	$k run hello --image=berth.dev/hello:1 --image-pull-policy=Never --restart=Never
 	$k wait pod/hello --for=condition=Ready --timeout=60s
-	echo "It answers: $($k get --raw /api/v1/namespaces/default/pods/hello/proxy/)"
+	local answer
+	answer=$($k get --raw /api/v1/namespaces/default/pods/hello:8080/proxy/)
+	echo "It answers: $answer"
 	$k delete pod hello --wait=false
 }
 

@@ -68,8 +68,8 @@ func (s *Service) Types() []*resource.Type {
 		OperationsPath: "operations",
 		TagsOnlyPatch:  true,
 		DeleteOrder:    20, // after the workspaces whose computes use it
-		Deadline:       20 * time.Minute,
-		DeleteDeadline: 10 * time.Minute,
+		Deadline:       5 * time.Minute,
+		DeleteDeadline: 5 * time.Minute,
 		Names: resource.NameRule{
 			Pattern:     regexp.MustCompile(`^[a-zA-Z0-9]([-_a-zA-Z0-9]{0,61}[a-zA-Z0-9])?$`),
 			Description: "has 1 to 63 letters, digits, dashes and underscores, and begins and ends with a letter or digit",

@@ -108,7 +108,7 @@ func (s *Service) computeType() *resource.Type {
 	return resource.New(resource.Definition[Compute]{
 		Type: Computes, Summary: "A compute of type AKS: a Kubernetes cluster that was created by the workspace or attached to it.",
 		Versions: Versions, Tracked: true, OperationsPath: "computeOperationsStatus", DeleteOrder: 10,
-		Deadline: 30 * time.Minute, DeleteDeadline: 15 * time.Minute,
+		Deadline: 8 * time.Minute, DeleteDeadline: 8 * time.Minute,
 		Names: resource.NameRule{
 			Pattern: computeName, Code: armerr.CodeBadRequest,
 			Description: "has 3 to 24 letters, digits and dashes, begins with a letter, and ends with a letter or digit (R1)",
