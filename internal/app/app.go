@@ -60,6 +60,7 @@ type Config struct {
 	UseProvider cluster.Provider
 	WrapStore   func(store.Store) store.Store
 	Now         func() time.Time
+	Lease       time.Duration // how long a pass may take
 }
 
 // Info says where a running installation is and what it is called.
@@ -83,7 +84,7 @@ var defaultKubernetes = machinelearning.VersionRange{MinMinor: 34, MaxMinor: 38}
 
 const (
 	workers          = 16
-	lease            = 2 * time.Minute
+	lease            = 30 * time.Second // a pass takes seconds; what a dead one held is free after this
 	operationsKept   = 7 * 24 * time.Hour
 	cleanupInterval  = time.Hour
 	subscriptionName = "Berth"
@@ -134,7 +135,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	if _, err := clientenv.WriteBundle(cfg.Home.Bundle(), front.CA(), os.Getenv); err != nil {
 		return fmt.Errorf("writing the bundle of certificate authorities: %w", err)
 	}
-	runner := &reconcile.Runner{Store: st, Worker: manager, Owner: in.ID, Workers: workers, Lease: lease, Now: cfg.Now, Logger: cfg.Logger}
+	runner := &reconcile.Runner{Store: st, Worker: manager, Owner: in.ID, Workers: workers, Lease: cfg.Lease, Now: cfg.Now, Logger: cfg.Logger}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return front.Run(ctx) })
 	group.Go(func() error { return runner.Run(ctx) })
@@ -158,6 +159,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = lease
 	}
 	if cfg.Kubernetes == (machinelearning.VersionRange{}) {
 		cfg.Kubernetes = defaultKubernetes

@@ -21,10 +21,11 @@ import (
 
 // server is a running Berth with its first service principal signed in.
 type server struct {
-	t     *testing.T
-	info  app.Info
-	http  *http.Client
-	token string
+	t      *testing.T
+	info   app.Info
+	http   *http.Client
+	token  string
+	header http.Header // sent with every request
 }
 
 func start(t *testing.T, change func(*app.Config)) *server {
@@ -111,29 +112,40 @@ func (r reply) at(path string) any {
 
 func (s *server) do(method, path, body string) reply {
 	s.t.Helper()
+	r, err := s.send(method, path, body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r
+}
+
+func (s *server) send(method, path, body string) (reply, error) {
 	if strings.HasPrefix(path, "/") {
 		path = s.info.URL + path
 	}
 	req, err := http.NewRequest(method, path, bytes.NewBufferString(body))
 	if err != nil {
-		s.t.Fatal(err)
+		return reply{}, err
 	}
 	req.Header.Set("Authorization", "Bearer "+s.token)
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	for k, v := range s.header {
+		req.Header[k] = v
+	}
 	res, err := s.http.Do(req)
 	if err != nil {
-		s.t.Fatal(err)
+		return reply{}, err
 	}
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)
 	if err != nil {
-		s.t.Fatal(err)
+		return reply{}, err
 	}
 	r := reply{status: res.StatusCode, header: res.Header, raw: string(data)}
 	_ = json.Unmarshal(data, &r.body)
-	return r
+	return r, nil
 }
 
 func (s *server) want(status int, method, path, body string) reply {

@@ -37,6 +37,9 @@ func (r *request) dispatch() error {
 	if t, ok := reg.Type(p.CollectionType()); ok && r.Method != http.MethodPost {
 		return r.collection(t)
 	}
+	if t, ok := reg.Type(p.CollectionType()); ok && t.Virtual != nil && t.Virtual.Post != nil {
+		return r.post(t)
+	}
 	if r.Method == http.MethodPost && p.Namespace == "" && !p.ID.IsTenant() {
 		t, err := reg.Find(p.ID.Type())
 		if err != nil {
@@ -242,6 +245,18 @@ func (r *request) action(t *resource.Type) error {
 	return r.reply(http.StatusOK, out)
 }
 
+// post answers a POST that is about a scope, not about a resource.
+func (r *request) post(t *resource.Type) error {
+	version, err := r.resolve(t)
+	if err != nil {
+		return err
+	}
+	if err := r.require(t.Name+"/action", r.path.ID); err != nil {
+		return err
+	}
+	return r.answerVirtual(t, version, t.Virtual.Post)
+}
+
 func (r *request) virtual(t *resource.Type, version string) error {
 	v := t.Virtual
 	verb := map[string]func(context.Context, *resource.Call) (*resource.Answer, error){
@@ -258,7 +273,7 @@ func (r *request) answerVirtual(t *resource.Type, version string, verb func(cont
 	call.Visible = func(action string, id armid.ID) (bool, error) {
 		return r.server.Access.Allowed(r.Context(), r.caller, action, id)
 	}
-	if r.Method == http.MethodPut || r.Method == http.MethodPatch {
+	if r.Method == http.MethodPut || r.Method == http.MethodPatch || r.Method == http.MethodPost {
 		var err error
 		if call.Body, err = r.body(); err != nil {
 			return err

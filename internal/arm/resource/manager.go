@@ -66,7 +66,7 @@ func (m *Manager) Put(ctx context.Context, tx store.Tx, w Write) (*Written, erro
 		return nil, err
 	}
 	if row == nil {
-		if err := w.Type.checkName(w.ID.Name()); err != nil {
+		if err := w.Type.CheckName(w.ID.Name()); err != nil {
 			return nil, err
 		}
 	}

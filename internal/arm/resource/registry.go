@@ -24,6 +24,8 @@ type Registry struct {
 // resource (agentPools) or of a table (locations/vmSizes). Nil verbs do not exist.
 type Virtual struct {
 	Get, List, Put, Patch, Delete func(ctx context.Context, c *Call) (*Answer, error)
+	// Post answers a POST on the collection's own path, such as …/checkNameAvailability.
+	Post func(ctx context.Context, c *Call) (*Answer, error)
 }
 
 // Call is a request to a virtual type.

@@ -264,7 +264,8 @@ func (t *Type) NestedIn() string {
 	return t.Name[:strings.LastIndex(t.Name, "/")]
 }
 
-func (t *Type) checkName(name string) error {
+// CheckName holds a name against the type's rule. Errors: *armerr.Error.
+func (t *Type) CheckName(name string) error {
 	r := t.names
 	code := r.Code
 	if code == "" {

@@ -7,6 +7,7 @@ package dependencies
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strings"
 
@@ -22,7 +23,42 @@ type Service struct{ Tenant string }
 
 // Types are the declarations.
 func (s *Service) Types() []*resource.Type {
-	return []*resource.Type{s.storageAccount(), s.vault(), s.component(), s.registry()}
+	types := []*resource.Type{s.storageAccount(), s.vault(), s.component(), s.registry()}
+	for _, t := range []struct {
+		of   *resource.Type
+		kind string
+	}{{types[0], "storage account"}, {types[1], "key vault"}, {types[3], "container registry"}} {
+		types = append(types, resource.NewVirtual(t.of.Namespace+"/checkNameAvailability", "Whether a name is free.", t.of.Versions, resource.InSubscription, resource.Virtual{Post: available(t.of, t.kind)}))
+	}
+	return types
+}
+
+// available answers whether a name of a type is valid and free.
+func available(t *resource.Type, kind string) func(context.Context, *resource.Call) (*resource.Answer, error) {
+	return func(ctx context.Context, c *resource.Call) (*resource.Answer, error) {
+		var body struct{ Name string }
+		if err := json.Unmarshal(c.Body, &body); err != nil || body.Name == "" {
+			return nil, armerr.Field("name", "the field is required. Send {\"name\": \"…\", \"type\": %q}.", t.Name)
+		}
+		no := func(reason, message string) *resource.Answer {
+			return &resource.Answer{Body: map[string]any{"nameAvailable": false, "reason": reason, "message": message}}
+		}
+		if err := t.CheckName(body.Name); err != nil {
+			return no("AccountNameInvalid", armerr.Of(err).Message), nil
+		}
+		owner := ""
+		err := c.Manager.Store.View(ctx, func(tx store.ReadTx) (err error) {
+			owner, err = tx.ClaimOwner(kind + ":" + strings.ToLower(body.Name))
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if owner != "" {
+			return no("AlreadyExists", fmt.Sprintf("The %s named %s is already taken.", kind, body.Name)), nil
+		}
+		return &resource.Answer{Body: map[string]any{"nameAvailable": true}}, nil
+	}
 }
 
 // claim makes a name unique in all subscriptions, as Azure's DNS names are.

@@ -158,6 +158,10 @@ func presentCompute(p *resource.Presentation[Compute]) {
 	c := &p.Doc.Properties
 	const format = "2006-01-02T15:04:05.0000000+00:00"
 	c.CreatedOn, c.ModifiedOn = p.Row.Created.At.UTC().Format(format), p.Row.Modified.At.UTC().Format(format)
+	if c.IsAttachedCompute == nil { // before the first pass; azureml-core insists on the key
+		spec, err := resource.ReadSpec[Compute](p.Row)
+		c.IsAttachedCompute = ptr(err == nil && spec.Properties.ResourceID != "")
+	}
 	if p.Row.State != resource.StateFailed {
 		return
 	}

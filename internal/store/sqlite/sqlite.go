@@ -170,6 +170,9 @@ func (s *Store) Woken() <-chan struct{} { return s.woken }
 // View runs fn on a snapshot.
 func (s *Store) View(ctx context.Context, fn func(store.ReadTx) error) (err error) {
 	var c *conn
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	select {
 	case <-s.closing:
 		return ErrClosed
@@ -212,6 +215,9 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 func (s *Store) submit(ctx context.Context, fn func(*tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	j := &job{ctx: ctx, fn: fn, done: make(chan struct{})}
 	select {
 	case <-s.closing:
