@@ -1,0 +1,73 @@
+"""Starts one Berth for the suite and records what each test proved.
+
+A test carries @pytest.mark.proves(client, operation, *behaviours): the client's name, the
+operation as its users call it, and the numbers of the mission's behaviours. Each result
+becomes a line of JSON in $BERTH_CONFORMANCE, from which docs/conformance.md is made.
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+
+import pytest
+
+BERTH = os.environ.get("BERTH_BIN", str(pathlib.Path(__file__).parents[3] / "bin" / "berth"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "proves(client, operation, *behaviours): what a test proves")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    mark = item.get_closest_marker("proves")
+    folder = os.environ.get("BERTH_CONFORMANCE")
+    if mark is None or not folder or report.when != "call":
+        return
+    client, operation, *behaviours = mark.args
+    line = {
+        "client": client,
+        "version": importlib.metadata.version(client),
+        "operation": operation,
+        "behaviours": behaviours,
+        "result": "pass" if report.passed else "fail",
+    }
+    with open(pathlib.Path(folder) / f"{client}.jsonl", "a") as f:
+        f.write(json.dumps(line) + "\n")
+
+
+class Berth:
+    """A running Berth, and the environment in which unmodified clients reach it."""
+
+    def __init__(self, home):
+        self.home = home
+        self.group, self.workspace = "client-rg", "client-ws"
+
+    def cli(self, *args):
+        out = subprocess.run([BERTH, *args, "--home", self.home], capture_output=True, text=True, timeout=120)
+        if out.returncode:
+            raise RuntimeError(f"berth {' '.join(args)}: {out.stderr}")
+        return out.stdout.strip()
+
+    def environment(self):
+        out = subprocess.run([BERTH, "run", "--home", self.home, "--", "env", "-0"], capture_output=True, text=True, check=True, timeout=60)
+        return dict(kv.split("=", 1) for kv in out.stdout.split("\0") if kv)
+
+
+@pytest.fixture(scope="session")
+def berth():
+    with tempfile.TemporaryDirectory() as home:
+        b = Berth(home)
+        b.cli("up", "--detach", "--provider", "fake")
+        try:
+            b.cli("group", "create", "-n", b.group, "-l", "westeurope")
+            b.cli("ml", "workspace", "create", "-w", b.workspace, "-g", b.group)
+            os.environ.update(b.environment())
+            yield b
+        finally:
+            b.cli("down", "--delete", "--yes")

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Runs the suites of the unmodified clients, each against a Berth of its own.
+# Needs BERTH_BIN and the virtual environments of `make venvs`; writes JUnit files to
+# $BERTH_RESULTS and what was proved to $BERTH_CONFORMANCE.
+set -uo pipefail
+cd "$(dirname "$0")"
+build=$(cd ../.. && pwd)/.build
+results=${BERTH_RESULTS:-$build/results}
+export BERTH_CONFORMANCE=${BERTH_CONFORMANCE:-$results/conformance} BERTH_BIN=${BERTH_BIN:-$(cd ../.. && pwd)/bin/berth}
+mkdir -p "$BERTH_CONFORMANCE"
+code=0
+suite() { # name, environment, file
+	rm -f "$BERTH_CONFORMANCE/$1.jsonl"
+	"$build/$2/bin/python" -m pytest -q -p no:cacheprovider --junitxml "$results/clients-$1.xml" "python/$3" || code=1
+}
+suite azureml-core venv-azureml test_azureml.py &
+first=$!
+suite azure-cli venv-azcli test_azcli.py
+wait $first || code=1
+if [ -d gosdk ]; then
+	(cd gosdk && "$build/gotestsum" --format pkgname-and-test-fails --junitfile "$results/clients-gosdk.xml" -- -count=1 ./...) || code=1
+fi
+exit $code
