@@ -185,10 +185,11 @@ func (r *request) write(t *resource.Type, version string) resource.Write {
 
 func (r *request) remove(t *resource.Type, version string) error {
 	var out *resource.Written
+	var deleted any
 	existed := false
 	m := r.server.Manager
 	err := m.Store.Update(r.Context(), func(tx store.Tx) error {
-		_, err := tx.Resource(r.path.ID.Key())
+		row, err := tx.Resource(r.path.ID.Key())
 		existed = err == nil
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -201,6 +202,11 @@ func (r *request) remove(t *resource.Type, version string) error {
 				return armerr.New(armerr.CodeResourceGroupNotFound, "Resource group '%s' could not be found.", r.path.ID.Name())
 			}
 		}
+		if existed && t.DeletedBody {
+			if deleted, err = m.View(tx, t, row, version); err != nil {
+				return err
+			}
+		}
 		out, err = m.Delete(r.Context(), tx, r.write(t, version))
 		return err
 	})
@@ -211,7 +217,7 @@ func (r *request) remove(t *resource.Type, version string) error {
 	case !existed:
 		return r.reply(http.StatusNoContent, nil)
 	case out.Operation == nil:
-		return r.reply(http.StatusOK, nil)
+		return r.reply(http.StatusOK, deleted)
 	}
 	r.polling(t, out.Operation, true)
 	return r.reply(http.StatusAccepted, nil)
@@ -331,7 +337,7 @@ func (r *request) collection(t *resource.Type) error {
 		}
 		size = min(n, largestPage)
 	}
-	filter, err := ParseFilter(r.param("$filter"))
+	filter, err := ParseFilter(r.param("$filter"), t)
 	if err != nil {
 		return err
 	}
@@ -343,7 +349,8 @@ func (r *request) collection(t *resource.Type) error {
 	m := r.server.Manager
 	q := store.Query{Type: t.Key, After: r.param("$skiptoken"), Limit: size}
 	switch {
-	case t.NestedIn() != "" || t.Scope == resource.Anywhere && scope.Namespace() != "":
+	case t.Scope == resource.Anywhere: // see applies
+	case t.NestedIn() != "":
 		q.Parent = scope.Key()
 	case scope.GroupName() != "":
 		q.Subscription, q.Group = strings.ToLower(scope.SubscriptionID()), strings.ToLower(scope.GroupName())
@@ -363,6 +370,9 @@ func (r *request) collection(t *resource.Type) error {
 		}
 		next = n
 		for _, row := range rows {
+			if t.Scope == resource.Anywhere && !applies(armid.MustParse(row.ID).Scope(), scope, filter.AtScope) {
+				continue
+			}
 			if !whole {
 				ok, err := r.server.Access.Allowed(r.Context(), r.caller, t.Name+"/read", armid.MustParse(row.ID))
 				if err != nil {
@@ -386,6 +396,14 @@ func (r *request) collection(t *resource.Type) error {
 		return err
 	}
 	return r.reply(http.StatusOK, r.page(value, next))
+}
+
+// applies reports whether an extension resource at a scope belongs in the list of another:
+// what is at that scope or above it applies there, and what is below it is listed too,
+// unless the list is atScope().
+func applies(at, listed armid.ID, atScope bool) bool {
+	a, l := at.Key(), listed.Key()
+	return a == l || strings.HasPrefix(l, a+"/") || !atScope && strings.HasPrefix(a, l+"/")
 }
 
 // listPlace checks that the place a list is about exists.

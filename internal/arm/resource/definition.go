@@ -105,10 +105,15 @@ type Definition[T any] struct {
 	OperationsPath string
 	// CreateStatus is the HTTP status of a PUT that creates; 0 means 201.
 	CreateStatus int
+	// DeletedBody makes a DELETE answer with the resource as it was.
+	DeletedBody bool
 	// TagsOnlyPatch refuses a PATCH of anything but tags.
 	TagsOnlyPatch bool
 	// ReadOnly types are made by Berth itself; clients can only read them.
 	ReadOnly bool
+	// Filters are what lists of the type can be filtered by beside the common fields: the
+	// name in $filter, with () for a function, to the property that it compares.
+	Filters map[string]string
 	// DeleteOrder orders the deletion of siblings when their parent goes: lower first.
 	DeleteOrder int
 	// Deadline bounds create and update, DeleteDeadline delete; 0 means half an hour.

@@ -31,6 +31,8 @@ type Type struct {
 	OperationsPath string
 	CreateStatus   int
 	DeleteOrder    int
+	Filters        map[string]string // see Definition
+	DeletedBody    bool              // see Definition
 	Actions        []ActionInfo
 	Virtual        *Virtual // set for types that are not stored
 
@@ -104,7 +106,7 @@ func New[T any](def Definition[T]) *Type {
 	t := &Type{
 		Name: def.Type, Key: strings.ToLower(def.Type), Namespace: ns, Summary: def.Summary, Versions: def.Versions,
 		Scope: def.Scope, Tracked: def.Tracked, ReadOnly: def.ReadOnly, Asynchronous: def.Reconcile != nil,
-		OperationsPath: def.OperationsPath, CreateStatus: def.CreateStatus, DeleteOrder: def.DeleteOrder,
+		OperationsPath: def.OperationsPath, CreateStatus: def.CreateStatus, DeleteOrder: def.DeleteOrder, Filters: def.Filters, DeletedBody: def.DeletedBody,
 		tagsOnlyPatch: def.TagsOnlyPatch, names: def.Names, bodyType: def.BodyType, etagInBody: def.ETagInBody,
 		lowerGroups: def.LowerGroups, discriminate: def.Discriminate,
 		deadline: def.Deadline, deleteDeadline: def.DeleteDeadline,

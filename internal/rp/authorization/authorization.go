@@ -134,9 +134,11 @@ var guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{1
 func (s *Service) Types() []*resource.Type {
 	return []*resource.Type{
 		resource.New(resource.Definition[Assignment]{
-			Type: roleAssignments, Summary: "The grant of a role to a principal at a scope.", Versions: versions, Scope: resource.Anywhere, CreateStatus: 201, DeleteOrder: 100,
-			Names: resource.NameRule{Pattern: guid, Description: "is a GUID", Code: armerr.CodeInvalidResourceName},
-			Admit: s.admit,
+			Type: roleAssignments, Summary: "The grant of a role to a principal at a scope.", Versions: versions, Scope: resource.Anywhere, CreateStatus: 201, DeletedBody: true, DeleteOrder: 100,
+			// Berth knows no groups, so that assigned to a principal is always directly assigned.
+			Filters: map[string]string{"principalId": "principalId", "assignedTo()": "principalId"},
+			Names:   resource.NameRule{Pattern: guid, Description: "is a GUID", Code: armerr.CodeInvalidResourceName},
+			Admit:   s.admit,
 			Present: func(p *resource.Presentation[Assignment]) {
 				a := &p.Doc.Properties
 				a.Scope = p.ID.Scope().String()

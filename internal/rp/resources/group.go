@@ -178,7 +178,7 @@ func (s *Service) listProviders(_ context.Context, c *resource.Call) (*resource.
 
 // listResources lists all resources of a subscription or a group in their short form.
 func (s *Service) listResources(ctx context.Context, c *resource.Call) (*resource.Answer, error) {
-	filter, err := armhttp.ParseFilter(c.Query("$filter"))
+	filter, err := armhttp.ParseFilter(c.Query("$filter"), nil)
 	if err != nil {
 		return nil, err
 	}
