@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/berthdev/berth/internal/arm/armerr"
 )
 
 // Backends are what the edge routes to. They are handed requests whose Host is known to
@@ -115,9 +117,13 @@ func (e *Edge) own(w http.ResponseWriter, r *http.Request) {
 // present turns a backend that is not there into one that says so.
 func present(h http.Handler) http.Handler {
 	if h == nil {
-		return http.NotFoundHandler()
+		return http.HandlerFunc(nowhere)
 	}
 	return h
+}
+
+func nowhere(w http.ResponseWriter, r *http.Request) {
+	armerr.Write(w, armerr.New(armerr.CodeResourceNotFound, "There is nothing at %s. This is Berth: ARM's paths begin with /subscriptions, /providers or /tenants, and `berth status` shows how clients reach it.", r.URL.EscapedPath()))
 }
 
 // ServeHTTP routes a request that came in over TLS.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -90,6 +91,21 @@ func New(code, format string, args ...any) *Error {
 // Field is a finding about one field of a request.
 func Field(target, format string, args ...any) *Error {
 	return &Error{Code: CodeInvalidParameter, Target: target, Message: target + ": " + fmt.Sprintf(format, args...)}
+}
+
+// Moved is the error with a field's path as it stands in another document: targets and
+// messages that begin with from begin with to.
+func (e *Error) Moved(from, to string) *Error {
+	m := *e
+	m.Message = strings.ReplaceAll(e.Message, from, to)
+	if rest, ok := strings.CutPrefix(e.Target, from); ok {
+		m.Target = to + rest
+	}
+	m.Details = nil
+	for _, d := range e.Details {
+		m.Details = append(m.Details, d.Moved(from, to))
+	}
+	return &m
 }
 
 // Join makes one error of all findings, nil of none: the finding itself when there is one, and

@@ -122,7 +122,7 @@ func (r *request) serve() error {
 	if r.path, err = armid.ParsePath(r.URL.EscapedPath()); err != nil {
 		var syn *armid.SyntaxError
 		if errors.As(err, &syn) {
-			return armerr.New(armerr.CodeInvalidResourceID, "The request's path is not a resource ID: %s.", strings.TrimPrefix(syn.Error(), "the resource ID is malformed"))
+			return armerr.New(armerr.CodeInvalidResourceID, "The request's path is not a resource ID: %s.", syn)
 		}
 		return err
 	}

@@ -337,6 +337,10 @@ func (r *request) collection(t *resource.Type) error {
 		}
 		size = min(n, largestPage)
 	}
+	cursor := r.param("$skiptoken")
+	if _, err := armid.Parse(cursor); cursor != "" && err != nil {
+		return armerr.Field("$skiptoken", "%q did not come from a nextLink of this list. Begin again without it.", clip(cursor))
+	}
 	filter, err := ParseFilter(r.param("$filter"), t)
 	if err != nil {
 		return err
@@ -347,7 +351,7 @@ func (r *request) collection(t *resource.Type) error {
 		return err
 	}
 	m := r.server.Manager
-	q := store.Query{Type: t.Key, After: r.param("$skiptoken"), Limit: size}
+	q := store.Query{Type: t.Key, After: cursor, Limit: size}
 	switch {
 	case t.Scope == resource.Anywhere: // see applies
 	case t.NestedIn() != "":

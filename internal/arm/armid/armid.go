@@ -75,9 +75,9 @@ type SyntaxError struct {
 
 func (e *SyntaxError) Error() string {
 	if e.Segment == "" {
-		return "the resource ID is malformed: " + e.Rule
+		return "it is malformed: " + e.Rule
 	}
-	return fmt.Sprintf("the resource ID is malformed at %q: %s", e.Segment, e.Rule)
+	return fmt.Sprintf("it is malformed at %q: %s", e.Segment, e.Rule)
 }
 
 // Parse reads an unescaped resource ID, as it stands in JSON. Errors: *SyntaxError.

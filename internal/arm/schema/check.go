@@ -3,6 +3,7 @@ package schema
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -95,8 +96,8 @@ func (c *checker) value(s *Schema, r rules, v any, path string) any {
 		}
 		c.length(r, len(m), 1000, "entries", path)
 		out := make(map[string]any, len(m))
-		for k, e := range m {
-			out[k] = c.value(s.elem, rules{maxlen: -1}, e, path+"."+k)
+		for _, k := range slices.Sorted(maps.Keys(m)) { // so that findings have one order
+			out[k] = c.value(s.elem, rules{maxlen: -1}, m[k], path+"."+k)
 		}
 		return out
 	default:
@@ -110,8 +111,8 @@ func (c *checker) value(s *Schema, r rules, v any, path string) any {
 
 func (c *checker) object(s *Schema, m map[string]any, path string) any {
 	out := make(map[string]any, len(m))
-	for name, v := range m {
-		at := join(path, name)
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		v, at := m[name], join(path, name)
 		f := s.byName[strings.ToLower(name)]
 		if f == nil || !f.in(c.version) {
 			if f != nil && f.rules.readonly {

@@ -3,6 +3,7 @@ package schema
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -25,7 +26,12 @@ func Decode(data []byte) (map[string]any, error) {
 	dec.UseNumber()
 	var v any
 	if err := dec.Decode(&v); err != nil {
-		return nil, armerr.New(armerr.CodeInvalidRequestContent, "The request's body is not valid JSON at byte %d: %s.", dec.InputOffset(), strings.TrimPrefix(err.Error(), "json: "))
+		at := int64(len(data))
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			at = syntax.Offset
+		}
+		return nil, armerr.New(armerr.CodeInvalidRequestContent, "The request's body is not valid JSON at byte %d: %s.", at, strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, armerr.New(armerr.CodeInvalidRequestContent, "The request's body has something after the JSON object, at byte %d. Send one object.", dec.InputOffset())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -142,14 +143,19 @@ func (s *Service) putPool(ctx context.Context, c *resource.Call) (*resource.Answ
 	if err := json.Unmarshal(props, &p.PoolProperties); err != nil {
 		return nil, err
 	}
+	if !poolName.MatchString(p.Name) {
+		return nil, armerr.New(armerr.CodeInvalidResourceName, "The agent pool's name '%s' is not allowed: %s.", c.ID.Name(), poolNameRule)
+	}
+	place := 0
 	created := false
-	return s.changePools(ctx, c, func(pools []PoolProfile) ([]PoolProfile, error) {
-		i := slices.IndexFunc(pools, func(q PoolProfile) bool { return q.Name == p.Name })
-		created = i < 0
+	a, err := s.changePools(ctx, c, func(pools []PoolProfile) ([]PoolProfile, error) {
+		place = slices.IndexFunc(pools, func(q PoolProfile) bool { return q.Name == p.Name })
+		created = place < 0
 		if created {
+			place = len(pools)
 			return append(pools, p), nil
 		}
-		pools[i] = p
+		pools[place] = p
 		return pools, nil
 	}, func(row *store.Resource, op *store.Operation) (*resource.Answer, error) {
 		doc, err := resource.ReadDocument[ManagedCluster](row)
@@ -167,6 +173,11 @@ func (s *Service) putPool(ctx context.Context, c *resource.Call) (*resource.Answ
 		a.Body, err = poolBody(row, c.Version, q)
 		return a, err
 	})
+	var refused *armerr.Error
+	if errors.As(err, &refused) { // the client wrote a pool, not a cluster's list of them
+		err = refused.Moved(fmt.Sprintf("properties.agentPoolProfiles[%d].", place), "properties.")
+	}
+	return a, err
 }
 
 func (s *Service) deletePool(ctx context.Context, c *resource.Call) (*resource.Answer, error) {

@@ -87,6 +87,8 @@ func (s *Service) Types() []*resource.Type {
 
 var poolName = regexp.MustCompile(`^[a-z][a-z0-9]{0,11}$`)
 
+const poolNameRule = "it has 1 to 12 lower-case letters and digits and begins with a letter"
+
 // admit completes a managed cluster with AKS's defaults and checks it.
 func (s *Service) admit(_ context.Context, d *draft) error {
 	c := &d.New.Properties
@@ -190,7 +192,7 @@ func (s *Service) admitPools(d *draft, caps cluster.Capabilities) {
 		p := &c.AgentPoolProfiles[i]
 		at := fmt.Sprintf("properties.agentPoolProfiles[%d].", i)
 		if !poolName.MatchString(p.Name) {
-			d.Fail(at+"name", "%q is not a pool name; it has 1 to 12 lower-case letters and digits and begins with a letter.", p.Name)
+			d.Fail(at+"name", "%q is not a pool's name; %s.", p.Name, poolNameRule)
 		}
 		if seen[p.Name] {
 			d.Fail(at+"name", "there are two pools named %q. Rename one.", p.Name)
