@@ -61,6 +61,17 @@ func readCluster(tx store.ReadTx, m *resource.Manager, id armid.ID) (*store.Reso
 	return row, doc, err
 }
 
+// poolETag is the etag of every pool of a cluster, as bodies show it: the cluster's own,
+// because a pool is a part of its document.
+func poolETag(row *store.Resource) string { return strings.Trim(resource.ETag(row), `"`) }
+
+// presentPools shows the pools' etags in the cluster.
+func presentPools(p *resource.Presentation[ManagedCluster]) {
+	for i := range p.Doc.Properties.AgentPoolProfiles {
+		p.Doc.Properties.AgentPoolProfiles[i].ETag = poolETag(p.Row)
+	}
+}
+
 // poolBody is what a GET of a pool shows.
 func poolBody(row *store.Resource, version string, p *PoolProfile) (any, error) {
 	props := p.PoolProperties
@@ -70,6 +81,7 @@ func poolBody(row *store.Resource, version string, p *PoolProfile) (any, error) 
 	if props.ProvisioningState == "" {
 		props.ProvisioningState = row.State
 	}
+	props.ETag = poolETag(row)
 	data, err := json.Marshal(poolDocument{
 		ID: lowerGroups(row.ID) + "/agentPools/" + p.Name, Name: p.Name, Type: AgentPools, Properties: props,
 	})
@@ -180,20 +192,24 @@ func (s *Service) putPool(ctx context.Context, c *resource.Call) (*resource.Answ
 	return a, err
 }
 
+// errNoPool ends a deletion that has nothing to do.
+var errNoPool = errors.New("there is no such pool")
+
 func (s *Service) deletePool(ctx context.Context, c *resource.Call) (*resource.Answer, error) {
-	found := false
 	name := strings.ToLower(c.ID.Name())
 	a, err := s.changePools(ctx, c, func(pools []PoolProfile) ([]PoolProfile, error) {
 		left := slices.DeleteFunc(slices.Clone(pools), func(q PoolProfile) bool { return q.Name == name })
-		found = len(left) < len(pools)
-		if found && !slices.ContainsFunc(left, func(q PoolProfile) bool { return q.Mode == "System" }) {
+		if len(left) == len(pools) {
+			return nil, errNoPool
+		}
+		if !slices.ContainsFunc(left, func(q PoolProfile) bool { return q.Mode == "System" }) {
 			return nil, armerr.New(armerr.CodeOperationNotAllowed, "The agent pool '%s' is the last System pool of its cluster, and a cluster needs one. Add another System pool first, or delete the cluster.", name)
 		}
 		return left, nil
 	}, func(_ *store.Resource, op *store.Operation) (*resource.Answer, error) {
 		return &resource.Answer{Status: http.StatusAccepted, Operation: op}, nil
 	})
-	if err == nil && !found {
+	if errors.Is(err, errNoPool) {
 		return &resource.Answer{Status: http.StatusNoContent}, nil
 	}
 	return a, err
@@ -216,6 +232,13 @@ func (s *Service) changePools(ctx context.Context, c *resource.Call, change func
 		if err != nil {
 			return err
 		}
+		ifMatch, ifNoneMatch := c.Header.Get("If-Match"), c.Header.Get("If-None-Match")
+		if _, exists := spec.Properties.Pool(strings.ToLower(c.ID.Name())); !exists {
+			if ifMatch != "" {
+				return armerr.New(armerr.CodePreconditionFailed, "If-Match was given, and the agent pool '%s' does not exist. Create it without If-Match.", c.ID.Name())
+			}
+			ifNoneMatch = "" // it is about the pool, and Put would hold it against the cluster
+		}
 		if spec.Properties.AgentPoolProfiles, err = change(spec.Properties.AgentPoolProfiles); err != nil {
 			return err
 		}
@@ -225,7 +248,7 @@ func (s *Service) changePools(ctx context.Context, c *resource.Call, change func
 		}
 		out, err := c.Manager.Put(ctx, tx, resource.Write{
 			ID: armid.MustParse(row.ID), Type: t, Version: Versions[len(Versions)-1], Doc: doc, By: c.By,
-			IfMatch: c.Header.Get("If-Match"), IfNoneMatch: noneMatch(c.Header, spec, c.ID.Name()),
+			IfMatch: ifMatch, IfNoneMatch: ifNoneMatch,
 		})
 		if err != nil {
 			return err
@@ -234,16 +257,6 @@ func (s *Service) changePools(ctx context.Context, c *resource.Call, change func
 		return err
 	})
 	return a, err
-}
-
-// noneMatch translates If-None-Match: * from the pool to the cluster: it only concerns a
-// pool that exists.
-func noneMatch(h http.Header, c *resource.Document[ManagedCluster], pool string) string {
-	v := h.Get("If-None-Match")
-	if _, exists := c.Properties.Pool(strings.ToLower(pool)); v == "*" && !exists {
-		return ""
-	}
-	return v
 }
 
 // lowerGroups spells IDs as AKS does, with resourcegroups in lower case (A2).

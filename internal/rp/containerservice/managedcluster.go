@@ -75,6 +75,7 @@ func (s *Service) Types() []*resource.Type {
 			Description: "has 1 to 63 letters, digits, dashes and underscores, and begins and ends with a letter or digit",
 		},
 		Admit:     s.admit,
+		Present:   presentPools,
 		Reconcile: s.reconcile,
 		Finalize:  s.finalize,
 		Actions: []resource.Action[ManagedCluster]{
