@@ -22,6 +22,7 @@ import (
 // server is a running Berth with its first service principal signed in.
 type server struct {
 	t      *testing.T
+	home   app.Home
 	info   app.Info
 	http   *http.Client
 	token  string
@@ -46,8 +47,8 @@ func start(t *testing.T, change func(*app.Config)) *server {
 	})
 	select {
 	case i := <-ready:
-		s := &server{t: t, info: i}
-		s.signIn(cfg.Home)
+		s := &server{t: t, home: cfg.Home, info: i}
+		s.signIn()
 		return s
 	case err := <-done:
 		done <- nil
@@ -64,7 +65,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (s *server) signIn(home app.Home) {
+func (s *server) signIn() {
 	s.t.Helper()
 	ca, err := os.ReadFile(s.info.CAFile)
 	if err != nil {
@@ -74,7 +75,7 @@ func (s *server) signIn(home app.Home) {
 	pool.AppendCertsFromPEM(ca)
 	s.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	s.t.Cleanup(s.http.CloseIdleConnections)
-	c, err := home.ReadCredentials()
+	c, err := s.home.ReadCredentials()
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -127,8 +128,12 @@ func (s *server) send(method, path, body string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	return s.roundTrip(req, body != "")
+}
+
+func (s *server) roundTrip(req *http.Request, hasBody bool) (reply, error) {
 	req.Header.Set("Authorization", "Bearer "+s.token)
-	if body != "" {
+	if hasBody {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	for k, v := range s.header {

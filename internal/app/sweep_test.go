@@ -100,8 +100,8 @@ func (w *sweep) start(armed bool) {
 	w.stop = func() error { cancel(); return <-done }
 	select {
 	case i := <-ready:
-		w.s = &server{t: w.t, info: i}
-		w.s.signIn(w.home)
+		w.s = &server{t: w.t, home: w.home, info: i}
+		w.s.signIn()
 	case err := <-done:
 		w.t.Fatalf("Run: %v", err)
 	}

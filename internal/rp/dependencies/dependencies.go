@@ -95,35 +95,35 @@ func inUse(tx store.ReadTx, key string) error {
 
 // StorageAccount is the properties of a storage account.
 type StorageAccount struct {
-	ProvisioningState   string          `json:"provisioningState,omitempty" arm:"readonly"`
-	PrimaryEndpoints    json.RawMessage `json:"primaryEndpoints,omitempty" arm:"readonly"`
-	PrimaryLocation     string          `json:"primaryLocation,omitempty" arm:"readonly"`
-	StatusOfPrimary     string          `json:"statusOfPrimary,omitempty" arm:"readonly"`
-	CreationTime        string          `json:"creationTime,omitempty" arm:"readonly"`
-	KeyCreationTime     json.RawMessage `json:"keyCreationTime,omitempty" arm:"readonly"`
-	AccessTier          string          `json:"accessTier,omitempty" arm:"enum=Hot|Cool|Premium|Cold"`
-	HTTPSOnly           *bool           `json:"supportsHttpsTrafficOnly,omitempty"`
-	MinTLS              string          `json:"minimumTlsVersion,omitempty" arm:"enum=TLS1_0|TLS1_1|TLS1_2|TLS1_3"`
-	PublicAccess        *bool           `json:"allowBlobPublicAccess,omitempty"`
-	SharedKeyAccess     *bool           `json:"allowSharedKeyAccess,omitempty"`
-	CrossTenant         *bool           `json:"allowCrossTenantReplication,omitempty"`
-	DefaultToOAuth      *bool           `json:"defaultToOAuthAuthentication,omitempty"`
-	HNS                 *bool           `json:"isHnsEnabled,omitempty" arm:"unsupported"`
-	NFS                 *bool           `json:"isNfsV3Enabled,omitempty" arm:"unsupported"`
-	SFTP                *bool           `json:"isSftpEnabled,omitempty" arm:"unsupported"`
-	LocalUser           *bool           `json:"isLocalUserEnabled,omitempty"`
-	LargeFileShares     string          `json:"largeFileSharesState,omitempty" arm:"unsupported,default=Disabled"`
-	PublicNetworkAccess string          `json:"publicNetworkAccess,omitempty" arm:"unsupported,default=Enabled"`
-	DNSEndpointType     string          `json:"dnsEndpointType,omitempty" arm:"unsupported,default=Standard"`
-	CopyScope           string          `json:"allowedCopyScope,omitempty" arm:"unsupported"`
-	NetworkACLs         json.RawMessage `json:"networkAcls,omitempty"`
-	Encryption          json.RawMessage `json:"encryption,omitempty"`
-	SASPolicy           json.RawMessage `json:"sasPolicy,omitempty" arm:"unsupported"`
-	KeyPolicy           json.RawMessage `json:"keyPolicy,omitempty" arm:"unsupported"`
-	CustomDomain        json.RawMessage `json:"customDomain,omitempty" arm:"unsupported"`
-	Immutable           json.RawMessage `json:"immutableStorageWithVersioning,omitempty" arm:"unsupported"`
-	FilesIdentity       json.RawMessage `json:"azureFilesIdentityBasedAuthentication,omitempty" arm:"unsupported"`
-	Routing             json.RawMessage `json:"routingPreference,omitempty" arm:"unsupported"`
+	ProvisioningState   string                     `json:"provisioningState,omitempty" arm:"readonly"`
+	PrimaryEndpoints    json.RawMessage            `json:"primaryEndpoints,omitempty" arm:"readonly"`
+	PrimaryLocation     string                     `json:"primaryLocation,omitempty" arm:"readonly"`
+	StatusOfPrimary     string                     `json:"statusOfPrimary,omitempty" arm:"readonly"`
+	CreationTime        string                     `json:"creationTime,omitempty" arm:"readonly"`
+	KeyCreationTime     json.RawMessage            `json:"keyCreationTime,omitempty" arm:"readonly"`
+	AccessTier          string                     `json:"accessTier,omitempty" arm:"enum=Hot|Cool|Premium|Cold"`
+	HTTPSOnly           *bool                      `json:"supportsHttpsTrafficOnly,omitempty"`
+	MinTLS              string                     `json:"minimumTlsVersion,omitempty" arm:"enum=TLS1_0|TLS1_1|TLS1_2|TLS1_3"`
+	PublicAccess        *bool                      `json:"allowBlobPublicAccess,omitempty"`
+	SharedKeyAccess     *bool                      `json:"allowSharedKeyAccess,omitempty"`
+	CrossTenant         *bool                      `json:"allowCrossTenantReplication,omitempty"`
+	DefaultToOAuth      *bool                      `json:"defaultToOAuthAuthentication,omitempty"`
+	HNS                 *bool                      `json:"isHnsEnabled,omitempty" arm:"unsupported"`
+	NFS                 *bool                      `json:"isNfsV3Enabled,omitempty" arm:"unsupported"`
+	SFTP                *bool                      `json:"isSftpEnabled,omitempty" arm:"unsupported"`
+	LocalUser           *bool                      `json:"isLocalUserEnabled,omitempty"`
+	LargeFileShares     string                     `json:"largeFileSharesState,omitempty" arm:"unsupported,default=Disabled"`
+	PublicNetworkAccess string                     `json:"publicNetworkAccess,omitempty" arm:"unsupported,default=Enabled"`
+	DNSEndpointType     string                     `json:"dnsEndpointType,omitempty" arm:"unsupported,default=Standard"`
+	CopyScope           string                     `json:"allowedCopyScope,omitempty" arm:"unsupported"`
+	NetworkACLs         map[string]json.RawMessage `json:"networkAcls,omitempty"`
+	Encryption          map[string]json.RawMessage `json:"encryption,omitempty"`
+	SASPolicy           json.RawMessage            `json:"sasPolicy,omitempty" arm:"unsupported"`
+	KeyPolicy           json.RawMessage            `json:"keyPolicy,omitempty" arm:"unsupported"`
+	CustomDomain        json.RawMessage            `json:"customDomain,omitempty" arm:"unsupported"`
+	Immutable           json.RawMessage            `json:"immutableStorageWithVersioning,omitempty" arm:"unsupported"`
+	FilesIdentity       json.RawMessage            `json:"azureFilesIdentityBasedAuthentication,omitempty" arm:"unsupported"`
+	Routing             json.RawMessage            `json:"routingPreference,omitempty" arm:"unsupported"`
 }
 
 func (s *Service) storageAccount() *resource.Type {
@@ -162,23 +162,23 @@ func (s *Service) storageAccount() *resource.Type {
 
 // Vault is the properties of a key vault.
 type Vault struct {
-	ProvisioningState   string          `json:"provisioningState,omitempty" arm:"readonly"`
-	TenantID            string          `json:"tenantId,omitempty" arm:"format=guid"`
-	VaultURI            string          `json:"vaultUri,omitempty" arm:"maxlen=256"`
-	SKU                 *resource.SKU   `json:"sku,omitempty"`
-	AccessPolicies      json.RawMessage `json:"accessPolicies,omitempty"`
-	EnabledDeployment   *bool           `json:"enabledForDeployment,omitempty"`
-	EnabledEncryption   *bool           `json:"enabledForDiskEncryption,omitempty"`
-	EnabledTemplate     *bool           `json:"enabledForTemplateDeployment,omitempty"`
-	SoftDelete          *bool           `json:"enableSoftDelete,omitempty"`
-	SoftDeleteDays      *int            `json:"softDeleteRetentionInDays,omitempty" arm:"min=7,max=90"`
-	RBAC                *bool           `json:"enableRbacAuthorization,omitempty"`
-	PurgeProtection     *bool           `json:"enablePurgeProtection,omitempty"`
-	CreateMode          string          `json:"createMode,omitempty" arm:"unsupported,default=default"`
-	NetworkACLs         json.RawMessage `json:"networkAcls,omitempty"`
-	PublicNetworkAccess string          `json:"publicNetworkAccess,omitempty" arm:"unsupported,default=Enabled"`
-	HSMPoolID           string          `json:"hsmPoolResourceId,omitempty" arm:"readonly"`
-	PrivateEndpoints    json.RawMessage `json:"privateEndpointConnections,omitempty" arm:"readonly"`
+	ProvisioningState   string                       `json:"provisioningState,omitempty" arm:"readonly"`
+	TenantID            string                       `json:"tenantId,omitempty" arm:"format=guid"`
+	VaultURI            string                       `json:"vaultUri,omitempty" arm:"maxlen=256"`
+	SKU                 *resource.SKU                `json:"sku,omitempty"`
+	AccessPolicies      []map[string]json.RawMessage `json:"accessPolicies"`
+	EnabledDeployment   *bool                        `json:"enabledForDeployment,omitempty"`
+	EnabledEncryption   *bool                        `json:"enabledForDiskEncryption,omitempty"`
+	EnabledTemplate     *bool                        `json:"enabledForTemplateDeployment,omitempty"`
+	SoftDelete          *bool                        `json:"enableSoftDelete,omitempty"`
+	SoftDeleteDays      *int                         `json:"softDeleteRetentionInDays,omitempty" arm:"min=7,max=90"`
+	RBAC                *bool                        `json:"enableRbacAuthorization,omitempty"`
+	PurgeProtection     *bool                        `json:"enablePurgeProtection,omitempty"`
+	CreateMode          string                       `json:"createMode,omitempty" arm:"unsupported,default=default"`
+	NetworkACLs         map[string]json.RawMessage   `json:"networkAcls,omitempty"`
+	PublicNetworkAccess string                       `json:"publicNetworkAccess,omitempty" arm:"unsupported,default=Enabled"`
+	HSMPoolID           string                       `json:"hsmPoolResourceId,omitempty" arm:"readonly"`
+	PrivateEndpoints    json.RawMessage              `json:"privateEndpointConnections,omitempty" arm:"readonly"`
 }
 
 func (s *Service) vault() *resource.Type {
@@ -196,7 +196,7 @@ func (s *Service) vault() *resource.Type {
 			}
 			v.VaultURI = "https://" + strings.ToLower(d.ID.Name()) + ".vault.azure.net/"
 			if len(v.AccessPolicies) == 0 {
-				v.AccessPolicies = json.RawMessage("[]")
+				v.AccessPolicies = []map[string]json.RawMessage{}
 			}
 			return claim(d.Tx, "key vault", d.ID.Name(), d.ID.Key())
 		},
@@ -257,21 +257,21 @@ func (s *Service) component() *resource.Type {
 
 // Registry is the properties of a container registry.
 type Registry struct {
-	ProvisioningState   string          `json:"provisioningState,omitempty" arm:"readonly"`
-	LoginServer         string          `json:"loginServer,omitempty" arm:"readonly"`
-	CreationDate        string          `json:"creationDate,omitempty" arm:"readonly"`
-	AdminUserEnabled    *bool           `json:"adminUserEnabled,omitempty"`
-	AnonymousPull       *bool           `json:"anonymousPullEnabled,omitempty" arm:"unsupported"`
-	DataEndpoint        *bool           `json:"dataEndpointEnabled,omitempty" arm:"unsupported"`
-	PublicNetworkAccess string          `json:"publicNetworkAccess,omitempty" arm:"unsupported,default=Enabled"`
-	BypassOptions       string          `json:"networkRuleBypassOptions,omitempty" arm:"unsupported,default=AzureServices"`
-	ZoneRedundancy      string          `json:"zoneRedundancy,omitempty" arm:"unsupported,default=Disabled"`
-	Encryption          json.RawMessage `json:"encryption,omitempty" arm:"unsupported"`
-	NetworkRules        json.RawMessage `json:"networkRuleSet,omitempty" arm:"unsupported"`
-	Policies            json.RawMessage `json:"policies,omitempty"`
-	MetadataSearch      string          `json:"metadataSearch,omitempty" arm:"unsupported,default=Disabled"`
-	AutoLabelScope      string          `json:"autoGeneratedDomainNameLabelScope,omitempty" arm:"unsupported,default=Unsecure"`
-	RoleAssignmentMode  string          `json:"roleAssignmentMode,omitempty" arm:"unsupported,default=LegacyRegistryPermissions"`
+	ProvisioningState   string                     `json:"provisioningState,omitempty" arm:"readonly"`
+	LoginServer         string                     `json:"loginServer,omitempty" arm:"readonly"`
+	CreationDate        string                     `json:"creationDate,omitempty" arm:"readonly"`
+	AdminUserEnabled    *bool                      `json:"adminUserEnabled,omitempty"`
+	AnonymousPull       *bool                      `json:"anonymousPullEnabled,omitempty" arm:"unsupported"`
+	DataEndpoint        *bool                      `json:"dataEndpointEnabled,omitempty" arm:"unsupported"`
+	PublicNetworkAccess string                     `json:"publicNetworkAccess,omitempty" arm:"unsupported,default=Enabled"`
+	BypassOptions       string                     `json:"networkRuleBypassOptions,omitempty" arm:"unsupported,default=AzureServices"`
+	ZoneRedundancy      string                     `json:"zoneRedundancy,omitempty" arm:"unsupported,default=Disabled"`
+	Encryption          json.RawMessage            `json:"encryption,omitempty" arm:"unsupported"`
+	NetworkRules        json.RawMessage            `json:"networkRuleSet,omitempty" arm:"unsupported"`
+	Policies            map[string]json.RawMessage `json:"policies,omitempty"`
+	MetadataSearch      string                     `json:"metadataSearch,omitempty" arm:"unsupported,default=Disabled"`
+	AutoLabelScope      string                     `json:"autoGeneratedDomainNameLabelScope,omitempty" arm:"unsupported,default=Unsecure"`
+	RoleAssignmentMode  string                     `json:"roleAssignmentMode,omitempty" arm:"unsupported,default=LegacyRegistryPermissions"`
 }
 
 func (s *Service) registry() *resource.Type {
