@@ -106,7 +106,9 @@ func (s *Service) workspaceType() *resource.Type {
 		Actions: []resource.Action[Workspace]{
 			{Name: "listKeys", Summary: "List the keys of what the workspace refers to.", Do: s.workspaceKeys},
 			{Name: "resyncKeys", Summary: "Read the keys of what the workspace refers to again.", Do: func(context.Context, *resource.ActionCall[Workspace]) (any, error) {
-				return nil, nil // keys are looked up when they are asked for, so there is nothing to bring up to date
+				// Keys are looked up when they are asked for, so there is nothing to bring up to date.
+				// The SDKs know the answers 200 and 202, not the 204 of an action without a body.
+				return map[string]any{}, nil
 			}},
 		},
 	})
