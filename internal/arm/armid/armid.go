@@ -260,6 +260,27 @@ func (id ID) Child(typ, name string) ID {
 	return c
 }
 
+// Spelled is id as ARM writes it, whatever spelling a client used: resourceGroups, and the
+// words of id's type as typ has them. Clients such as Terraform compare these with regard
+// to case. Names stay as they are.
+func (id ID) Spelled(typ string) ID {
+	scope := id.Scope()
+	switch {
+	case id.namespace == "" && id.group != "":
+		return id.GroupScope()
+	case id.namespace == "":
+		return id
+	case scope.namespace == "" && scope.group != "":
+		scope = id.GroupScope()
+	}
+	words := strings.Split(typ, "/")
+	out := scope.Extend(words[0], words[1], id.names[0])
+	for i, name := range id.names[1:] {
+		out = out.Child(words[i+2], name)
+	}
+	return out
+}
+
 func fold(s string) string { return strings.ToLower(s) }
 
 // String is the ID as it was spelled.

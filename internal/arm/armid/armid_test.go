@@ -35,6 +35,20 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestSpelled(t *testing.T) {
+	t.Parallel()
+	for _, want := range []string{
+		"/subscriptions/s", "/subscriptions/s/resourceGroups/rg",
+		"/subscriptions/s/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws/computes/c",
+		"/subscriptions/s/providers/Microsoft.Authorization/roleAssignments/1",
+		"/subscriptions/s/resourceGroups/rg/providers/Microsoft.Authorization/roleAssignments/1",
+	} {
+		if got := MustParse(strings.ToLower(want)).Spelled(MustParse(want).Type()); got.String() != want || got.Key() != strings.ToLower(want) {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 func TestParse_Refuses(t *testing.T) {
 	t.Parallel()
 	for _, in := range []string{

@@ -284,7 +284,7 @@ func (m *Manager) write(ctx context.Context, tx store.Tx, w Write, row *store.Re
 	by.At = now
 	if row == nil {
 		row = &store.Resource{
-			Key: w.ID.Key(), ID: w.ID.String(), Type: t.Key, Parent: w.ID.Parent().Key(),
+			Key: w.ID.Key(), ID: w.ID.Spelled(t.Name).String(), Type: t.Key, Parent: w.ID.Parent().Key(),
 			Subscription: strings.ToLower(w.ID.SubscriptionID()), Group: strings.ToLower(w.ID.GroupName()),
 			Location: loc, Spec: data, Generation: 1, Created: by, Modified: by,
 		}
