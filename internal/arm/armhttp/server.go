@@ -156,6 +156,9 @@ func (r *request) require(action string, scope armid.ID) error {
 		return err
 	}
 	if !ok {
+		if err := r.subscriptionExists(scope); err != nil {
+			return err
+		}
 		where := scope.String()
 		if where == "" {
 			where = "/"
@@ -164,6 +167,23 @@ func (r *request) require(action string, scope armid.ID) error {
 			r.caller.Name, r.caller.ObjectID, action, where, r.caller.ObjectID, where)
 	}
 	return nil
+}
+
+// subscriptionExists tells a subscription that is not there from one that the caller may
+// not see, as ARM does.
+func (r *request) subscriptionExists(scope armid.ID) error {
+	sub := scope.SubscriptionScope()
+	if sub.IsTenant() {
+		return nil
+	}
+	err := r.server.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
+		_, err := tx.Resource(sub.Key())
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return resource.SubscriptionNotFound(sub.Name())
+	}
+	return err
 }
 
 func (r *request) stamp() store.Stamp {
