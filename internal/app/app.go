@@ -127,7 +127,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	arm := &armhttp.Server{Manager: manager, Access: &gate{ids: ids, roles: access}, Logger: cfg.Logger, Region: cfg.Region}
 	front, err := edge.New(edge.Config{
 		Listener: listener, Dir: cfg.Home.CA(), Clock: cfg.Now, Logger: cfg.Logger,
-		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), Graph: graph.Handler(ids, cfg.Logger), DataPlane: dataPlane(arm)},
+		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), Graph: graph.Handler(ids, directoryOwners(access, in), cfg.Logger), DataPlane: dataPlane(arm)},
 	})
 	if err != nil {
 		return err
@@ -282,6 +282,14 @@ func info(cfg Config, in Installation, addr net.Addr, c Credentials) Info {
 		CredentialsFile: cfg.Home.Credentials(), InstallationID: in.ID, TenantID: in.Tenant, SubscriptionID: in.Subscription, ClientID: c.ClientID,
 		Provider: cfg.Provider, Version: Version,
 	}
+}
+
+// directoryOwners lets those change the directory who may grant roles on everything.
+func directoryOwners(access *authorization.Service, in Installation) graph.Permission {
+	sub := armid.Subscription(in.Subscription)
+	return graph.Permission{Scope: sub.String(), Allowed: func(ctx context.Context, objectID string) (bool, error) {
+		return access.Allowed(ctx, objectID, "Microsoft.Authorization/roleAssignments/write", sub)
+	}}
 }
 
 // gate answers the ARM server's questions about callers.

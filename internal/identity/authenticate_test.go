@@ -159,9 +159,7 @@ func TestAuthenticate_DisablingWorksAtOnceAndOnOtherReplicasSoon(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := f.SetEnabled(t.Context(), f.program.ObjectID, false); err != nil {
-		t.Fatal(err)
-	}
+	f.disable(f.program.ObjectID)
 	_, err := f.authenticate(token)
 	wantUnauthorized(t, err, CodeInvalidToken)
 	f.clock.advance(recheckInterval)

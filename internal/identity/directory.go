@@ -1,17 +1,15 @@
 package identity
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"golang.org/x/crypto/bcrypt"
@@ -33,11 +31,22 @@ var (
 	ErrNameTaken = errors.New("the user name is taken")
 )
 
-// Account is a principal as the directory lists it. It holds no secret.
+// InvalidError says in a sentence what is wrong with a value that was given.
+type InvalidError struct{ Message string }
+
+func (e *InvalidError) Error() string { return e.Message }
+
+func invalidf(format string, args ...any) error {
+	return &InvalidError{fmt.Sprintf(format, args...)}
+}
+
+// Account is a principal as the directory lists it. It holds no secret's value.
 type Account struct {
 	Principal
-	Enabled bool
-	Created time.Time
+	DisplayName string // for people; a user's may differ from the name, which he signs in with
+	Enabled     bool
+	Created     time.Time
+	Secrets     []Secret // service principals only; oldest first
 }
 
 // Credentials are shown once, when they are made: the directory keeps only a hash.
@@ -54,56 +63,72 @@ func (c Credentials) GoString() string { return c.String() }
 
 // account is the stored form of a principal.
 type account struct {
-	ObjectID string    `json:"objectId"`
-	AppID    string    `json:"appId,omitempty"` // service principals only
-	Kind     Kind      `json:"kind"`
-	Name     string    `json:"name"`
-	Enabled  bool      `json:"enabled"`
-	Created  time.Time `json:"created"`
-	Password string    `json:"password,omitempty"` // bcrypt, users only
-	Secrets  [][]byte  `json:"secrets,omitempty"`  // hashSecret, service principals only
+	ObjectID    string    `json:"objectId"`
+	AppID       string    `json:"appId,omitempty"` // service principals only
+	Kind        Kind      `json:"kind"`
+	Name        string    `json:"name"`
+	DisplayName string    `json:"displayName,omitempty"` // users only; empty means Name
+	Enabled     bool      `json:"enabled"`
+	Created     time.Time `json:"created"`
+	Password    string    `json:"password,omitempty"` // bcrypt, users only
+	Secrets     []secret  `json:"secrets,omitempty"`  // service principals only
 }
 
 func (a *account) principal(tenant string) Principal {
 	return Principal{ObjectID: a.ObjectID, AppID: a.AppID, TenantID: tenant, Kind: a.Kind, Name: a.Name}
 }
 
-func (a *account) hasSecret(secret string) bool {
-	sum := hashSecret(a.AppID, secret)
-	found := 0
-	for _, h := range a.Secrets {
-		found |= subtle.ConstantTimeCompare(h, sum)
+func (a *account) displayName() string { return cmp.Or(a.DisplayName, a.Name) }
+
+func (a *account) public(tenant string) Account {
+	out := Account{Principal: a.principal(tenant), DisplayName: a.displayName(), Enabled: a.Enabled, Created: a.Created}
+	for _, s := range a.Secrets {
+		out.Secrets = append(out.Secrets, s.Secret)
 	}
-	return found == 1
+	return out
 }
 
-// hashSecret hashes a client secret, salted with the application's ID. A fast hash is
-// enough: secrets are 256 random bits of our own making, beyond any guessing.
-func hashSecret(appID, secret string) []byte {
-	sum := sha256.Sum256([]byte(appID + "\x00" + secret))
-	return sum[:]
+// maxDisplayName is Entra's limit, too. Characters, not bytes.
+const maxDisplayName = 256
+
+func checkDisplayName(name string) error {
+	if n := utf8.RuneCountInString(name); n == 0 || n > maxDisplayName {
+		return invalidf("a display name has 1 to %d characters, this one has %d", maxDisplayName, n)
+	}
+	return nil
 }
 
-// randomToken returns 256 random bits as 43 URL-safe characters.
-func randomToken() string {
-	b := make([]byte, 32)
-	_, _ = rand.Read(b) // never fails since Go 1.24
-	return base64.RawURLEncoding.EncodeToString(b)
-}
-
-// CreateServicePrincipal adds a program's identity and returns its only secret.
-// The name is for people and need not be unique.
+// CreateServicePrincipal adds a program's identity and returns its only secret, which
+// never expires. The name is for people and need not be unique.
 func (s *Service) CreateServicePrincipal(ctx context.Context, name string) (Credentials, error) {
-	if name == "" || len(name) > 120 {
-		return Credentials{}, fmt.Errorf("a service principal's name has 1 to 120 characters, this one has %d", len(name))
+	a := s.newApplication(name)
+	value := a.addSecret(Secret{Start: a.Created})
+	if err := s.insertApplication(ctx, a); err != nil {
+		return Credentials{}, err
 	}
-	a := &account{ObjectID: uuid.NewString(), AppID: uuid.NewString(), Kind: ServicePrincipal, Name: name, Enabled: true, Created: s.now().UTC()}
-	secret := randomToken()
-	a.Secrets = [][]byte{hashSecret(a.AppID, secret)}
-	if err := s.insert(ctx, a, "app:"+a.AppID); err != nil {
-		return Credentials{}, fmt.Errorf("create service principal %s: %w", name, err)
+	return Credentials{Principal: a.principal(s.tenant), Secret: value}, nil
+}
+
+// CreateApplication adds a program's identity that cannot sign in until it is given a
+// secret. The name is for people and need not be unique.
+func (s *Service) CreateApplication(ctx context.Context, name string) (Account, error) {
+	a := s.newApplication(name)
+	return a.public(s.tenant), s.insertApplication(ctx, a)
+}
+
+func (s *Service) newApplication(name string) *account {
+	return &account{ObjectID: uuid.NewString(), AppID: uuid.NewString(), Kind: ServicePrincipal, Name: name, Enabled: true, Created: s.now().UTC()}
+}
+
+func (s *Service) insertApplication(ctx context.Context, a *account) error {
+	err := checkDisplayName(a.Name)
+	if err == nil {
+		err = s.insert(ctx, a)
 	}
-	return Credentials{Principal: a.principal(s.tenant), Secret: secret}, nil
+	if err != nil {
+		return fmt.Errorf("create service principal %s: %w", a.Name, err)
+	}
+	return nil
 }
 
 // bcrypt reads 72 bytes and no more; refusing longer passwords beats ignoring their end.
@@ -115,26 +140,60 @@ const (
 var userNameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+@-]{0,112}$`)
 
 // CreateUser adds a person who signs in with name and password. Names compare without
-// regard to case. Errors: ErrNameTaken.
+// regard to case. Errors: ErrNameTaken, *InvalidError.
 func (s *Service) CreateUser(ctx context.Context, name, password string) (Principal, error) {
-	if !userNameForm.MatchString(name) {
-		return Principal{}, fmt.Errorf("user name %q: use 1 to 113 letters, digits and . _ + @ -, a letter or digit first", name)
+	a, err := s.AddUser(ctx, NewUser{Name: name, Password: password})
+	return a.Principal, err
+}
+
+// NewUser is what AddUser needs to know of a person.
+type NewUser struct {
+	Name        string // to sign in with
+	DisplayName string // "" means Name
+	Password    string
+	Disabled    bool // may not sign in yet
+}
+
+// AddUser is CreateUser with more to say. Errors: ErrNameTaken, *InvalidError.
+func (s *Service) AddUser(ctx context.Context, u NewUser) (Account, error) {
+	if !userNameForm.MatchString(u.Name) {
+		return Account{}, invalidf("user name %q: use 1 to 113 letters, digits and . _ + @ -, a letter or digit first", u.Name)
 	}
+	if err := checkDisplayName(cmp.Or(u.DisplayName, u.Name)); err != nil {
+		return Account{}, err
+	}
+	hash, err := s.hashPassword(u.Password)
+	if err != nil {
+		return Account{}, err
+	}
+	a := &account{ObjectID: uuid.NewString(), Kind: User, Name: u.Name, DisplayName: u.DisplayName, Enabled: !u.Disabled, Created: s.now().UTC(), Password: hash}
+	if err := s.insert(ctx, a); err != nil {
+		return Account{}, fmt.Errorf("create user %s: %w", u.Name, err)
+	}
+	return a.public(s.tenant), nil
+}
+
+func (s *Service) hashPassword(password string) (string, error) {
 	if len(password) < minPassword || len(password) > maxPassword {
-		return Principal{}, fmt.Errorf("a password has %d to %d bytes, this one has %d", minPassword, maxPassword, len(password))
+		return "", invalidf("a password has %d to %d bytes, this one has %d", minPassword, maxPassword, len(password))
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(password), s.hashCost)
 	if err != nil {
-		return Principal{}, fmt.Errorf("hash the password: %w", err)
+		return "", fmt.Errorf("hash the password: %w", err)
 	}
-	a := &account{ObjectID: uuid.NewString(), Kind: User, Name: name, Enabled: true, Created: s.now().UTC(), Password: string(hash)}
-	if err := s.insert(ctx, a, "user:"+strings.ToLower(name)); err != nil {
-		return Principal{}, fmt.Errorf("create user %s: %w", name, err)
-	}
-	return a.principal(s.tenant), nil
+	return string(hash), nil
 }
 
-func (s *Service) insert(ctx context.Context, a *account, name string) error {
+// uniqueName is the account's key in bucketNames.
+func (a *account) uniqueName() string {
+	if a.Kind == User {
+		return "user:" + strings.ToLower(a.Name)
+	}
+	return "app:" + a.AppID
+}
+
+func (s *Service) insert(ctx context.Context, a *account) error {
+	name := a.uniqueName()
 	return s.store.Update(ctx, func(tx store.Tx) error {
 		switch _, err := tx.Value(bucketNames, name); {
 		case err == nil:
@@ -159,54 +218,96 @@ func (s *Service) Accounts(ctx context.Context) ([]Account, error) {
 			if err := json.Unmarshal(value, &a); err != nil {
 				return err
 			}
-			out = append(out, Account{Principal: a.principal(s.tenant), Enabled: a.Enabled, Created: a.Created})
+			out = append(out, a.public(s.tenant))
 			return nil
 		})
 	})
 	return out, err
 }
 
-// SetEnabled lets a principal sign in or stops it. A disabled principal's tokens are
-// refused at once by this process, and within half a minute by others on the same store.
-// Errors: ErrNoPrincipal.
-func (s *Service) SetEnabled(ctx context.Context, objectID string, enabled bool) error {
-	return s.change(ctx, objectID, func(a *account) error {
-		a.Enabled = enabled
-		return nil
-	})
+// Change is what Update sets; nil leaves as it is.
+type Change struct {
+	DisplayName *string
+	Enabled     *bool   // may sign in
+	Password    *string // users only; ends what the user is signed in to
 }
 
-// NewSecret gives a service principal a new secret. Its earlier ones stop working,
-// except the newest of them with keepLast, so that a secret can be replaced without a
-// moment of failing sign-ins. Errors: ErrNoPrincipal.
-func (s *Service) NewSecret(ctx context.Context, objectID string, keepLast bool) (Credentials, error) {
-	secret := randomToken()
-	var p Principal
-	err := s.change(ctx, objectID, func(a *account) error {
-		if a.Kind != ServicePrincipal {
-			return fmt.Errorf("%s is a user: users have passwords, not secrets", a.Name)
+// Update changes a principal, all of the change or nothing. A disabled principal's tokens
+// are refused at once by this process, and within half a minute by others on the same store.
+// Errors: ErrNoPrincipal, *InvalidError.
+func (s *Service) Update(ctx context.Context, objectID string, c Change) error {
+	var hash string
+	if c.Password != nil {
+		var err error
+		if hash, err = s.hashPassword(*c.Password); err != nil {
+			return err
 		}
-		kept := a.Secrets[:0]
-		if keepLast && len(a.Secrets) > 0 {
-			kept = a.Secrets[len(a.Secrets)-1:]
-		}
-		a.Secrets = append(kept, hashSecret(a.AppID, secret))
-		p = a.principal(s.tenant)
-		return nil
-	})
-	if err != nil {
-		return Credentials{}, err
 	}
-	return Credentials{Principal: p, Secret: secret}, nil
+	if c.DisplayName != nil {
+		if err := checkDisplayName(*c.DisplayName); err != nil {
+			return err
+		}
+	}
+	return s.change(ctx, objectID, func(tx store.Tx, a *account) error {
+		if c.Enabled != nil {
+			a.Enabled = *c.Enabled
+		}
+		switch {
+		case c.DisplayName == nil:
+		case a.Kind == User:
+			a.DisplayName = *c.DisplayName
+		default:
+			a.Name = *c.DisplayName
+		}
+		if c.Password == nil {
+			return nil
+		}
+		if a.Kind != User {
+			return invalidf("%s is a service principal: it has secrets, not a password", a.Name)
+		}
+		a.Password = hash
+		return endSignIns(tx, a)
+	})
 }
 
-func (s *Service) change(ctx context.Context, objectID string, fn func(*account) error) error {
+// Delete removes a principal with everything it could sign in with. Its tokens are refused
+// as those of a disabled one are. Roles that it holds are not this package's; they grant
+// nothing to anyone, because object IDs are not used again. Errors: ErrNoPrincipal.
+func (s *Service) Delete(ctx context.Context, objectID string) error {
 	err := s.store.Update(ctx, func(tx store.Tx) error {
 		a, err := accountByID(tx, objectID)
 		if err != nil {
 			return err
 		}
-		if err := fn(a); err != nil {
+		if err := endSignIns(tx, a); err != nil {
+			return err
+		}
+		if err := tx.PutValue(bucketNames, a.uniqueName(), nil); err != nil {
+			return err
+		}
+		return tx.PutValue(bucketPrincipals, a.ObjectID, nil)
+	})
+	s.verified.purge()
+	return err
+}
+
+// endSignIns removes the codes and refresh tokens that stand for the account.
+func endSignIns(tx store.Tx, a *account) error {
+	for _, bucket := range []string{bucketCodes, bucketRefresh, bucketDevices} {
+		if err := removeGrants(tx, bucket, func(g *grant) bool { return g.ObjectID == a.ObjectID }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Service) change(ctx context.Context, objectID string, fn func(store.Tx, *account) error) error {
+	err := s.store.Update(ctx, func(tx store.Tx) error {
+		a, err := accountByID(tx, objectID)
+		if err != nil {
+			return err
+		}
+		if err := fn(tx, a); err != nil {
 			return err
 		}
 		return putJSON(tx, bucketPrincipals, a.ObjectID, a)

@@ -130,9 +130,7 @@ func TestToken_Refusals(t *testing.T) {
 func TestToken_DisabledPrincipalIsRefused(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	if err := f.SetEnabled(t.Context(), f.program.ObjectID, false); err != nil {
-		t.Fatal(err)
-	}
+	f.disable(f.program.ObjectID)
 	w, body := f.token(f.credentials(armScope))
 	wantError(t, w, body, http.StatusBadRequest, "unauthorized_client", 7000112)
 }
@@ -183,9 +181,7 @@ func TestToken_GuessingPasswordsIsSlowedDown(t *testing.T) {
 	f.clock.advance(time.Second)
 	f.passwordGrant(nil)
 
-	if err := f.SetEnabled(t.Context(), f.person.ObjectID, false); err != nil {
-		t.Fatal(err)
-	}
+	f.disable(f.person.ObjectID)
 	w, body = f.token(form)
 	wantError(t, w, body, http.StatusBadRequest, "invalid_grant", 50057)
 }
@@ -265,9 +261,7 @@ func TestToken_RefreshEndsWithTheUser(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	token := f.passwordGrant(nil)["refresh_token"].(string)
-	if err := f.SetEnabled(t.Context(), f.person.ObjectID, false); err != nil {
-		t.Fatal(err)
-	}
+	f.disable(f.person.ObjectID)
 	w, body := f.token(url.Values{"grant_type": {"refresh_token"}, "client_id": {azClient}, "refresh_token": {token}})
 	wantError(t, w, body, http.StatusBadRequest, "invalid_grant", 50057)
 }

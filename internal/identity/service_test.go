@@ -132,6 +132,13 @@ func (f *fixture) token(form url.Values, headers ...string) (*httptest.ResponseR
 	return f.do("POST", "/"+testTenant+"/oauth2/v2.0/token", form, headers...)
 }
 
+func (f *fixture) disable(objectID string) {
+	f.t.Helper()
+	if err := f.Update(f.t.Context(), objectID, Change{Enabled: new(false)}); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // programToken signs the service principal in for scope.
 func (f *fixture) programToken(scope string) string {
 	f.t.Helper()

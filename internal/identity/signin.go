@@ -74,9 +74,13 @@ func (s *Service) signInProgram(ctx context.Context, clientID, secret string) (*
 	if err := s.notLocked(name); err != nil {
 		return nil, err
 	}
-	if !a.hasSecret(secret) {
+	known := a.findSecret(secret)
+	if known == nil || s.now().Add(clockSkew).Before(known.Start) {
 		s.guesses.failed(name, s.now())
 		return nil, oauthErrorf(errInvalidClient, 7000215, "The client secret of app '%s' is not valid. Send the secret's value, as it was shown when it was made.", a.AppID)
+	}
+	if !known.End.IsZero() && !s.now().Before(known.End) {
+		return nil, oauthErrorf(errInvalidClient, 7000222, "The client secret of app '%s' expired at %s. Make a new one: az ad sp credential reset --id %s", a.AppID, known.End.UTC().Format(time.RFC3339), a.AppID)
 	}
 	s.guesses.succeeded(name)
 	if !a.Enabled {

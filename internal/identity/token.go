@@ -76,7 +76,7 @@ func (s *Service) accessToken(ctx context.Context, a *account, clientID, audienc
 	if a.Kind == User {
 		known, _ := s.resource(audience)
 		c.AppIDACR, c.IDType, c.ACR, c.AMR = "0", "user", "1", []string{"pwd"}
-		c.Scope, c.Name, c.UPN, c.UniqueName = known.delegated, a.Name, a.Name, a.Name
+		c.Scope, c.Name, c.UPN, c.UniqueName = known.delegated, a.displayName(), a.Name, a.Name
 	}
 	return s.sign(ctx, c)
 }
@@ -88,7 +88,7 @@ func (s *Service) idToken(ctx context.Context, a *account, clientID, base, nonce
 	return s.sign(ctx, idClaims{
 		Audience: clientID, Issuer: base + "/" + s.tenant + "/v2.0", Nonce: nonce,
 		IssuedAt: now.Unix(), NotBefore: now.Unix(), Expires: now.Add(tokenLifetime).Unix(),
-		Name: a.Name, Username: a.Name, ObjectID: a.ObjectID, Subject: a.ObjectID,
+		Name: a.displayName(), Username: a.Name, ObjectID: a.ObjectID, Subject: a.ObjectID,
 		Tenant: s.tenant, UniqueID: uuid.NewString(), Version: "2.0",
 	})
 }

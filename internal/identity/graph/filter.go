@@ -13,7 +13,7 @@ import (
 var (
 	equals     = regexp.MustCompile(`^\s*(\w+)\s+eq\s+'((?:[^']|'')*)'`)
 	startsWith = regexp.MustCompile(`^\s*startswith\(\s*(\w+)\s*,\s*'((?:[^']|'')*)'\s*\)`)
-	anyEquals  = regexp.MustCompile(`^\s*servicePrincipalNames/any\(\s*(\w+)\s*:\s*(\w+)\s+eq\s+'((?:[^']|'')*)'\s*\)`)
+	anyEquals  = regexp.MustCompile(`^\s*(servicePrincipalNames|identifierUris)/any\(\s*(\w+)\s*:\s*(\w+)\s+eq\s+'((?:[^']|'')*)'\s*\)`)
 	and        = regexp.MustCompile(`^\s+and\s+`)
 )
 
@@ -23,6 +23,11 @@ var properties = map[string]func(*object) string{
 	"appId":             func(o *object) string { return o.AppID },
 	"displayName":       func(o *object) string { return o.DisplayName },
 	"userPrincipalName": func(o *object) string { return o.UserPrincipalName },
+}
+
+var collections = map[string]func(*object) []string{
+	"servicePrincipalNames": func(o *object) []string { return o.ServicePrincipalNames },
+	"identifierUris":        func(o *object) []string { return o.IdentifierURIs },
 }
 
 // parseFilter turns a $filter of conditions joined by "and" into a predicate. What is not
@@ -59,10 +64,10 @@ func parseCondition(text string) (func(*object) bool, int) {
 		get, want := properties[m[1]], strings.ToLower(unquote(m[2]))
 		return func(o *object) bool { return strings.HasPrefix(strings.ToLower(get(o)), want) }, len(m[0])
 	}
-	if m := anyEquals.FindStringSubmatch(text); m != nil && m[1] == m[2] {
-		want := unquote(m[3])
+	if m := anyEquals.FindStringSubmatch(text); m != nil && m[2] == m[3] {
+		get, want := collections[m[1]], unquote(m[4])
 		return func(o *object) bool {
-			return slices.ContainsFunc(o.ServicePrincipalNames, func(name string) bool { return strings.EqualFold(name, want) })
+			return slices.ContainsFunc(get(o), func(name string) bool { return strings.EqualFold(name, want) })
 		}, len(m[0])
 	}
 	return nil, 0
@@ -72,5 +77,5 @@ func unquote(s string) string { return strings.ReplaceAll(s, "''", "'") }
 
 func unsupported(filter string) error {
 	return &graphError{http.StatusBadRequest, "Request_UnsupportedQuery", fmt.Sprintf(
-		"The $filter %q is not supported: use eq or startswith on id, appId, displayName or userPrincipalName, or servicePrincipalNames/any(c:c eq '…'), joined by and.", filter)}
+		"The $filter %q is not supported: use eq or startswith on id, appId, displayName or userPrincipalName, or any(c:c eq '…') on servicePrincipalNames or identifierUris, joined by and.", filter)}
 }

@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -30,7 +31,10 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, login: login, handler: Handler(login, log)}
+	f := &fixture{t: t, login: login}
+	f.handler = Handler(login, Permission{Scope: "/subscriptions/s", Allowed: func(_ context.Context, objectID string) (bool, error) {
+		return objectID == f.program.ObjectID, nil
+	}}, log)
 	if f.program, err = login.CreateServicePrincipal(t.Context(), "ci's own"); err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +43,9 @@ func newFixture(t *testing.T) *fixture {
 	}
 	return f
 }
+
+// application is the ID of the program's application.
+func (f *fixture) application() string { return applicationID(f.program.ObjectID) }
 
 func (f *fixture) token(form url.Values) string {
 	f.t.Helper()
@@ -96,7 +103,22 @@ func TestHandler(t *testing.T) {
 		{"/users/" + nobody, 404, ""},
 		{"/directoryObjects/" + f.person.ObjectID, 200, f.person.ObjectID},
 		{"/groups", 200, ""},
-		{"/applications", 400, ""},
+		{"/applications", 200, f.application()},
+		{"/applications?$filter=appId eq '" + f.program.AppID + "'", 200, f.application()},
+		{"/applications?$filter=identifierUris/any(s:s eq 'ci')", 200, ""},
+		{"/applications/" + f.application(), 200, f.application()},
+		{"/applications/" + f.program.ObjectID, 404, ""},
+		{"/applications/" + f.program.AppID, 404, ""},
+		{"/applications(appId='" + f.program.AppID + "')", 200, f.application()},
+		{"/applications(appId='" + f.program.AppID + "')/owners", 200, ""},
+		{"/servicePrincipals(appId='" + f.program.AppID + "')", 200, f.program.ObjectID},
+		{"/servicePrincipals(appId='" + f.program.ObjectID + "')", 404, ""},
+		{"/servicePrincipals/" + f.program.ObjectID + "/owners", 200, ""},
+		{"/servicePrincipals/" + nobody + "/owners", 404, ""},
+		{"/users('" + f.person.ObjectID + "')", 200, f.person.ObjectID},
+		{"/users(userPrincipalName='Ada@example.com')", 200, f.person.ObjectID},
+		{"/directoryObjects/" + f.application(), 404, ""},
+		{"/policies", 400, ""},
 		{"/me", 400, ""}, // a program is signed in
 	} {
 		status, body := f.do("GET", "/v1.0"+strings.ReplaceAll(c.path, " ", "%20"), token, "")
@@ -108,7 +130,7 @@ func TestHandler(t *testing.T) {
 		}
 	}
 	status, body := f.do("POST", "/v1.0/directoryObjects/getByIds", token, `{"ids": ["`+f.program.ObjectID+`", "`+nobody+`"], "types": ["user"]}`)
-	if status != 200 || ids(t, body) != f.program.ObjectID || !strings.Contains(body, typeServicePrincipal) {
+	if status != 200 || ids(t, body) != f.program.ObjectID || !strings.Contains(body, servicePrincipals.odata) {
 		t.Errorf("getByIds: %d %s", status, body)
 	}
 	if status, body = f.do("POST", "/v1.0/directoryObjects/getByIds", token, `[`); status != 400 {

@@ -85,7 +85,7 @@ func start(t *testing.T) *installation {
 	}
 	e, err := edge.New(edge.Config{
 		Listener: l, Dir: filepath.Join(i.dir, "tls"), Logger: logger,
-		Backends: edge.Backends{ARM: whoAmI(login), Login: login.Handler(), Graph: graph.Handler(login, logger)},
+		Backends: edge.Backends{ARM: whoAmI(login), Login: login.Handler(), Graph: graph.Handler(login, graph.Permission{}, logger)},
 	})
 	if err != nil {
 		t.Fatal(err)
