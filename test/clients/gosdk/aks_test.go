@@ -35,19 +35,8 @@ type agentPool struct {
 const threeNodes = `{"location": "northeurope", "properties": {"dnsPrefix": "gosdk", "agentPoolProfiles": [
 	{"name": "main", "count": 3, "vmSize": "Standard_D3_v2", "mode": "System", "osType": "Linux", "type": "VirtualMachineScaleSets"}]}}`
 
-func eachAKS(t *testing.T, f func(t *testing.T, api aks, group string)) {
-	t.Parallel()
-	for version, open := range aksVersions {
-		t.Run(version, func(t *testing.T) {
-			t.Parallel()
-			name := strings.ToLower(strings.TrimPrefix(strings.Split(t.Name(), "/")[0], "Test"))
-			f(t, open(t), newGroup(t, name+version))
-		})
-	}
-}
-
 func TestManagedClusters(t *testing.T) {
-	eachAKS(t, func(t *testing.T, api aks, group string) {
+	each(t, aksVersions, func(t *testing.T, api aks, group string) {
 		ctx := t.Context()
 		if !proves(t, api.module, "ManagedClustersClient.BeginCreateOrUpdate, PollUntilDone", []string{"A8"}, func(t *testing.T) {
 			c := finish[managedCluster](t)(api.create(ctx, group, "one", threeNodes, condition{}))
@@ -200,7 +189,7 @@ func testClusterETags(t *testing.T, api aks, group string) {
 }
 
 func TestAgentPools(t *testing.T) {
-	eachAKS(t, func(t *testing.T, api aks, group string) {
+	each(t, aksVersions, func(t *testing.T, api aks, group string) {
 		ctx := t.Context()
 		finish[managedCluster](t)(api.create(ctx, group, "pools", threeNodes, condition{}))
 		const two = `{"properties": {"count": 2, "vmSize": "Standard_D4s_v3", "mode": "User"}}`

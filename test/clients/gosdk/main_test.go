@@ -37,8 +37,6 @@ var berth struct {
 	client       string // the ID of the service principal that signs in
 	credential   azcore.TokenCredential
 	options      *arm.ClientOptions // nil when intercepted: the SDKs' defaults
-	host         string             // host:port of the custom cloud
-	transport    policy.Transporter // nil when intercepted
 }
 
 func TestMain(m *testing.M) {
@@ -127,7 +125,6 @@ func useCustomCloud() error {
 		return fmt.Errorf("%s holds no certificate", env["NODE_EXTRA_CA_CERTS"])
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 16}}
-	berth.host, berth.transport = env["ARM_METADATA_HOSTNAME"], client
 	berth.subscription, berth.tenant, berth.client = env["AZURE_SUBSCRIPTION_ID"], env["AZURE_TENANT_ID"], env["AZURE_CLIENT_ID"]
 	var metadata struct {
 		ResourceManager string
@@ -136,7 +133,7 @@ func useCustomCloud() error {
 			Audiences     []string
 		}
 	}
-	resp, err := client.Get("https://" + berth.host + "/metadata/endpoints?api-version=2022-09-01")
+	resp, err := client.Get("https://" + env["ARM_METADATA_HOSTNAME"] + "/metadata/endpoints?api-version=2022-09-01")
 	if err != nil {
 		return err
 	}

@@ -38,17 +38,6 @@ type compute struct {
 	}
 }
 
-func eachML(t *testing.T, f func(t *testing.T, api ml, group string)) {
-	t.Parallel()
-	for version, open := range mlVersions {
-		t.Run(version, func(t *testing.T) {
-			t.Parallel()
-			name := strings.ToLower(strings.TrimPrefix(strings.Split(t.Name(), "/")[0], "Test"))
-			f(t, open(t), newGroup(t, name+version))
-		})
-	}
-}
-
 // dependency makes a resource that a workspace refers to, with the generic client.
 func dependency(t *testing.T, group, provider, kind, name, apiVersion string, r armresources.GenericResource) string {
 	t.Helper()
@@ -61,7 +50,7 @@ func dependency(t *testing.T, group, provider, kind, name, apiVersion string, r 
 }
 
 func TestWorkspaces(t *testing.T) {
-	eachML(t, func(t *testing.T, api ml, group string) {
+	each(t, mlVersions, func(t *testing.T, api ml, group string) {
 		ctx := t.Context()
 		storage := dependency(t, group, "Microsoft.Storage", "storageAccounts", strings.ToLower(group)+"st", "2023-01-01",
 			armresources.GenericResource{Kind: to.Ptr("StorageV2"), SKU: &armresources.SKU{Name: to.Ptr("Standard_LRS")}, Properties: map[string]any{}})
@@ -135,7 +124,7 @@ func TestWorkspaces(t *testing.T) {
 const clusterVersion = "2024-02-01" // to look at a compute's cluster with
 
 func TestComputesCreated(t *testing.T) {
-	eachML(t, func(t *testing.T, api ml, group string) {
+	each(t, mlVersions, func(t *testing.T, api ml, group string) {
 		ctx := t.Context()
 		finish[workspace](t)(api.createWorkspace(ctx, group, "ws", `{"location": "westeurope", "identity": {"type": "SystemAssigned"}, "properties": {}}`))
 		name := group // unique in the region (R1)
@@ -246,7 +235,7 @@ func TestComputesCreated(t *testing.T) {
 }
 
 func TestComputesAttached(t *testing.T) {
-	eachML(t, func(t *testing.T, api ml, group string) {
+	each(t, mlVersions, func(t *testing.T, api ml, group string) {
 		ctx := t.Context()
 		finish[workspace](t)(api.createWorkspace(ctx, group, "ws", `{"location": "westeurope", "identity": {"type": "SystemAssigned"}, "properties": {}}`))
 		cluster := finish[managedCluster](t)(openAKSv6(t).create(ctx, group, "cluster", threeNodes, condition{})).ID

@@ -47,7 +47,7 @@ var required = sync.OnceValue(func() *modfile.File {
 	return f
 })
 
-// released finds the version of an SDK, and names the client by it.
+// released finds an SDK's name, as its users say it, and its version.
 func released(module string) (client, version string) {
 	for _, r := range required().Require {
 		if r.Mod.Path == module {
@@ -55,7 +55,7 @@ func released(module string) (client, version string) {
 			if _, arm, ok := strings.Cut(name, "/arm"); ok {
 				name, _, _ = strings.Cut("arm"+arm, "/")
 			}
-			return name + " " + r.Mod.Version, strings.TrimPrefix(r.Mod.Version, "v")
+			return name, r.Mod.Version
 		}
 	}
 	panic("go.mod does not require " + module)
@@ -81,14 +81,23 @@ func forgetProofs() error {
 	return nil
 }
 
-// proves runs one operation of an SDK as a subtest. When it passes, the operation, with the
-// numbers of the mission's behaviours, becomes a line of JSON in $BERTH_CONFORMANCE, in the
-// form that the Python suites write. The intercepted run leaves that to TestIntercepted.
+// proves runs one operation of an SDK as a subtest. When it passes, the operation is
+// recorded; the intercepted run leaves that to TestIntercepted.
 func proves(t *testing.T, module, operation string, behaviours []string, f func(*testing.T)) bool {
 	t.Helper()
 	passed := t.Run(operation, f)
-	if !passed || intercepted || os.Getenv("BERTH_CONFORMANCE") == "" {
-		return passed
+	if passed && !intercepted {
+		record(t, module, operation, behaviours)
+	}
+	return passed
+}
+
+// record adds a line of JSON to $BERTH_CONFORMANCE, in the form that the Python suites
+// write: an operation, and the numbers of the mission's behaviours.
+func record(t *testing.T, module, operation string, behaviours []string) {
+	t.Helper()
+	if os.Getenv("BERTH_CONFORMANCE") == "" {
+		return
 	}
 	client, version := released(module)
 	line, err := json.Marshal(struct {
@@ -97,19 +106,18 @@ func proves(t *testing.T, module, operation string, behaviours []string, f func(
 		Operation  string   `json:"operation"`
 		Behaviours []string `json:"behaviours"`
 		Result     string   `json:"result"`
-	}{client, version, operation, append([]string{}, behaviours...), "pass"})
+	}{client, version, operation, behaviours, "pass"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	proofs.Lock()
 	defer proofs.Unlock()
-	f2, err := os.OpenFile(proofFile(client), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(proofFile(client), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f2.Close()
-	if _, err := f2.Write(append(line, '\n')); err != nil {
+	_, err = f.Write(append(line, '\n'))
+	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return passed
 }

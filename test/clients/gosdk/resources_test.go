@@ -14,10 +14,7 @@ import (
 func TestResourceGroups(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	client, err := armresources.NewResourceGroupsClient(berth.subscription, berth.credential, berth.options)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := groupsClient(t, berth.subscription, berth.credential)
 	group := unique("groups")
 	if !proves(t, resourcesModule, "ResourceGroupsClient.CreateOrUpdate", []string{"P2"}, func(t *testing.T) {
 		g, err := client.CreateOrUpdate(ctx, group, armresources.ResourceGroup{Location: to.Ptr("West Europe"), Tags: map[string]*string{"a": to.Ptr("b")}}, nil)

@@ -20,6 +20,18 @@ import (
 // written once, against what follows; a version's file binds it to the version's client. Bodies
 // go through the version's own models both ways, so what a model lacks does not arrive.
 
+// each runs a test with every version of an SDK, in a resource group of its own.
+func each[API any](t *testing.T, versions map[string]func(*testing.T) API, f func(t *testing.T, api API, group string)) {
+	t.Parallel()
+	for version, open := range versions {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			test, _, _ := strings.Cut(t.Name(), "/")
+			f(t, open(t), newGroup(t, strings.ToLower(strings.TrimPrefix(test, "Test"))+version))
+		})
+	}
+}
+
 // model reads a body as a user would fill in the SDK's model.
 func model[T any](t *testing.T, body string) T {
 	t.Helper()
@@ -164,13 +176,19 @@ func unique(name string) string {
 	return "c" + name
 }
 
-// newGroup makes a resource group that goes with the test.
-func newGroup(t *testing.T, name string) string {
+func groupsClient(t *testing.T, subscription string, c azcore.TokenCredential) *armresources.ResourceGroupsClient {
 	t.Helper()
-	client, err := armresources.NewResourceGroupsClient(berth.subscription, berth.credential, berth.options)
+	client, err := armresources.NewResourceGroupsClient(subscription, c, berth.options)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return client
+}
+
+// newGroup makes a resource group that goes with the test.
+func newGroup(t *testing.T, name string) string {
+	t.Helper()
+	client := groupsClient(t, berth.subscription, berth.credential)
 	name = unique(name)
 	if _, err := client.CreateOrUpdate(t.Context(), name, armresources.ResourceGroup{Location: to.Ptr("westeurope")}, nil); err != nil {
 		t.Fatal(err)
