@@ -78,9 +78,9 @@ type Info struct {
 	Version         string `json:"version"`
 }
 
-// defaultKubernetes is what the Kubernetes client library, client-go 0.37, supports: its
+// DefaultKubernetes is what the Kubernetes client library, client-go 0.37, supports: its
 // own minor version and one on either side, plus the skew that its API discovery tolerates.
-var defaultKubernetes = machinelearning.VersionRange{MinMinor: 34, MaxMinor: 38}
+var DefaultKubernetes = machinelearning.VersionRange{MinMinor: 34, MaxMinor: 38}
 
 const (
 	workers          = 16
@@ -164,7 +164,7 @@ func withDefaults(cfg Config) Config {
 		cfg.Lease = lease
 	}
 	if cfg.Kubernetes == (machinelearning.VersionRange{}) {
-		cfg.Kubernetes = defaultKubernetes
+		cfg.Kubernetes = DefaultKubernetes
 	}
 	return cfg
 }

@@ -282,3 +282,24 @@ func TestRestart_FindsEverythingAgain(t *testing.T) {
 		s.want(200, "GET", s.sub()+"/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws"+v, "")
 	})
 }
+
+func TestAttach_A4_R3_AllThatIsUnmetAtOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(c *app.Config) {
+		if err := c.Kubernetes.UnmarshalText([]byte("1.30-1.31")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	ws := s.workspace()
+	mc := s.expand("{mc}/small")
+	if op := s.settle(s.want(201, "PUT", mc+"?api-version=2025-10-01", `{"location":"westeurope","properties":{"agentPoolProfiles":[{"name":"nodepool1","count":2,"vmSize":"Standard_D3_v2","mode":"System"}]}}`)); op.at("status") != "Succeeded" {
+		t.Fatal(op.raw)
+	}
+	r := s.want(400, "PUT", ws+"/computes/small?api-version=2020-02-02", fmt.Sprintf(`{"location":"westeurope","properties":{"computeType":"AKS","resourceId":%q}}`, mc))
+	for _, part := range []string{"1.37.2 is not supported", "[1.30 - 1.31]", "--kubernetes-versions", "it has 8", "at least 12 cores", "at least 3 nodes"} {
+		if !strings.Contains(r.raw, part) {
+			t.Errorf("the error does not say %q: %s", part, r.raw)
+		}
+	}
+	s.want(404, "GET", ws+"/computes/small?api-version=2020-02-02", "")
+}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/berthdev/berth/internal/app"
 	"github.com/berthdev/berth/internal/cli/cmd"
+	"github.com/berthdev/berth/internal/rp/machinelearning"
 )
 
 // readyFD is the file descriptor on which a detached Berth tells its parent that it is
@@ -36,6 +37,7 @@ type upOptions struct {
 	libexec  string
 	faults   string
 	logLevel string
+	versions machinelearning.VersionRange
 	detach   bool
 }
 
@@ -61,6 +63,7 @@ which has no real nodes but behaves the same towards clients.`,
 	f.StringVar(&o.region, "region", "westeurope", "Azure region this Berth names itself after")
 	f.StringVar(&o.libexec, "libexec", "", "folder with the programs of the local provider (default: libexec beside the berth program)")
 	f.StringVar(&o.faults, "faults", "", "what goes wrong in the fake provider, e.g. failEnsureAt=1+3,readyAfter=2s")
+	f.TextVar(&o.versions, "kubernetes-versions", app.DefaultKubernetes, "Kubernetes versions of clusters that can be attached")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when Berth is ready; its log goes to berth.log in the home folder")
 	return c
@@ -92,6 +95,7 @@ func (o *upOptions) config(home app.Home, logTo io.Writer) (app.Config, error) {
 	slog.SetDefault(logger)
 	return app.Config{
 		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Logger: logger,
+		Kubernetes: o.versions,
 	}, nil
 }
 
@@ -179,8 +183,12 @@ func (o *upOptions) detached(ctx context.Context, home app.Home) error {
 		return err
 	}
 	defer read.Close()
+	versions, err := o.versions.MarshalText()
+	if err != nil {
+		return err
+	}
 	child := exec.Command(exe, "up", "--home", string(home), "--listen", o.listen, "--provider", o.provider, "--region", o.region,
-		"--libexec", libexec(o.libexec), "--faults", o.faults, "--log-level", o.logLevel)
+		"--libexec", libexec(o.libexec), "--faults", o.faults, "--log-level", o.logLevel, "--kubernetes-versions", string(versions))
 	child.Env = append(withoutProxy(o.env.Environ), readyEnv+"=3")
 	child.Stdout, child.Stderr = log, log
 	child.ExtraFiles = []*os.File{write}

@@ -14,6 +14,32 @@ type VersionRange struct{ MinMinor, MaxMinor int }
 
 func (r VersionRange) String() string { return fmt.Sprintf("1.%d - 1.%d", r.MinMinor, r.MaxMinor) }
 
+// MarshalText writes the form that settings have, such as 1.34-1.38.
+func (r VersionRange) MarshalText() ([]byte, error) {
+	return []byte(strings.ReplaceAll(r.String(), " ", "")), nil
+}
+
+// UnmarshalText reads that form; one version alone is a range of its own.
+func (r *VersionRange) UnmarshalText(text []byte) error {
+	from, to, isRange := strings.Cut(string(text), "-")
+	if !isRange {
+		to = from
+	}
+	minor := func(s string) int {
+		n, err := strconv.ParseUint(strings.TrimPrefix(s, "1."), 10, 16)
+		if err != nil || !strings.HasPrefix(s, "1.") {
+			return -1
+		}
+		return int(n)
+	}
+	out := VersionRange{minor(from), minor(to)}
+	if out.MinMinor < 0 || out.MaxMinor < out.MinMinor {
+		return fmt.Errorf("%q is not a range of Kubernetes versions such as 1.34-1.38", text)
+	}
+	*r = out
+	return nil
+}
+
 // contains reports whether a version such as 1.37.2 lies in the range.
 func (r VersionRange) contains(version string) bool {
 	major, rest, _ := strings.Cut(strings.TrimPrefix(version, "v"), ".")
@@ -27,7 +53,7 @@ func (s *Service) unmet(purpose, version string, nodes []cluster.Node) []*armerr
 	const at = "properties.resourceId"
 	var out []*armerr.Error
 	if !s.Kubernetes.contains(version) {
-		e := armerr.New(armerr.CodeKubernetesVersion, "%s: Specified kubernetes version %s is not supported. Supported versions are between [%s]. Upgrade the cluster, or change the supported range in Berth's settings.", at, version, s.Kubernetes)
+		e := armerr.New(armerr.CodeKubernetesVersion, "%s: Specified kubernetes version %s is not supported. Supported versions are between [%s]. Upgrade the cluster, or start Berth with a wider range: berth up --kubernetes-versions.", at, version, s.Kubernetes)
 		e.Target = at
 		out = append(out, e)
 	}
