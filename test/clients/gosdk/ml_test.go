@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/resources/armresources"
@@ -275,6 +276,31 @@ func TestComputesAttached(t *testing.T) {
 			if !exists(t, cluster, clusterVersion) {
 				t.Error("the cluster went along")
 			}
+		})
+		proves(t, api.module, "ComputeClient.Get, ProvisioningErrors after the cluster was deleted", []string{"C5"}, func(t *testing.T) {
+			attached(t)
+			finish[nothing](t)(openAKSv6(t).remove(ctx, group, "cluster", condition{}))
+			deadline := time.After(20 * time.Second)
+			for poll := time.Tick(100 * time.Millisecond); ; {
+				p := read[compute](t)(api.get(ctx, group, "ws", name)).Properties
+				if p.ProvisioningState == "Failed" {
+					if len(p.ProvisioningErrors) != 1 || p.ProvisioningErrors[0].Error.Code != "ClusterNotFound" || !strings.Contains(p.ProvisioningErrors[0].Error.Message, "was deleted") {
+						t.Errorf("it says %+v", p.ProvisioningErrors)
+					}
+					break
+				}
+				select {
+				case <-poll:
+				case <-deadline:
+					t.Fatalf("the compute does not notice; it is %s", p.ProvisioningState)
+				}
+			}
+			// The same name can be used again, now for a cluster of its own.
+			c := finish[compute](t)(api.create(ctx, group, "ws", name, `{"location": "westeurope", "properties": {"computeType": "AKS"}}`, ""))
+			if c.Properties.ProvisioningState != "Succeeded" || c.Properties.IsAttachedCompute || strings.EqualFold(c.Properties.ResourceID, cluster) {
+				t.Errorf("got %+v", c)
+			}
+			finish[nothing](t)(api.remove(ctx, group, "ws", name, "Delete"))
 		})
 	})
 }
