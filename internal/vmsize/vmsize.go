@@ -112,7 +112,7 @@ func Suggest(name string) string {
 	if len(want) > 64 {
 		return ""
 	}
-	best, near := "", 3 // farther than two edits is no typo
+	best, near := "", 1+min(2, len(want)/3) // more edits than that are no typo
 	for _, s := range All() {
 		if d := distance(want, plain.Replace(strings.ToLower(s.Name)), near); d < near {
 			best, near = s.Name, d
