@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
-	"strings"
 )
 
 // readBody decodes the request's body into the struct that v points to, whose fields are
@@ -48,43 +47,22 @@ func unknown(properties map[string]any, t reflect.Type) string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		field, known := fields[name]
-		inner, isObject := properties[name].(map[string]any)
-		switch {
-		case !known && !empty(properties[name]):
-			return name
-		case known && isObject:
-			for field.Kind() == reflect.Pointer {
-				field = field.Elem()
-			}
-			if field.Kind() != reflect.Struct {
-				continue // decoding will refuse it
+		if inner, ok := properties[name].(map[string]any); ok {
+			if field == nil || field.Kind() != reflect.Struct { // then nothing in it is known
+				field = reflect.TypeFor[struct{}]()
 			}
 			if path := unknown(inner, field); path != "" {
-				return strings.Join([]string{name, path}, "/")
+				return name + "/" + path
 			}
+		} else if !known && !empty(properties[name]) {
+			return name
 		}
 	}
 	return ""
 }
 
-// empty reports whether a JSON value sets nothing.
+// empty reports whether a JSON value, not an object, sets nothing.
 func empty(v any) bool {
-	switch v := v.(type) {
-	case nil:
-		return true
-	case bool:
-		return !v
-	case string:
-		return v == ""
-	case []any:
-		return len(v) == 0
-	case map[string]any:
-		for _, inner := range v {
-			if !empty(inner) {
-				return false
-			}
-		}
-		return true
-	}
-	return false // a number
+	list, isList := v.([]any)
+	return v == nil || v == false || v == "" || isList && len(list) == 0
 }

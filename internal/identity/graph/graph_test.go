@@ -47,12 +47,17 @@ func newFixture(t *testing.T) *fixture {
 // application is the ID of the program's application.
 func (f *fixture) application() string { return applicationID(f.program.ObjectID) }
 
-func (f *fixture) token(form url.Values) string {
-	f.t.Helper()
+func (f *fixture) signIn(form url.Values) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("POST", "https://login.microsoftonline.com/common/oauth2/v2.0/token", strings.NewReader(form.Encode()))
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	w := httptest.NewRecorder()
 	f.login.Handler().ServeHTTP(w, r)
+	return w
+}
+
+func (f *fixture) token(form url.Values) string {
+	f.t.Helper()
+	w := f.signIn(form)
 	var body struct {
 		Token string `json:"access_token"`
 	}

@@ -25,7 +25,8 @@ var (
 )
 
 // object is a user, an application or a service principal. A list that a type has is
-// there even when it is empty: az reads them without looking whether they are.
+// there even when it is empty: az reads them without looking whether they are. Times are
+// in whole seconds, as Graph's: some clients read no more than seven further digits.
 type object struct {
 	Type                  string     `json:"@odata.type"`
 	ID                    string     `json:"id"`
@@ -59,7 +60,7 @@ type password struct {
 }
 
 func passwordOf(s identity.Secret) password {
-	p := password{KeyID: s.KeyID, Hint: s.Hint, Start: s.Start}
+	p := password{KeyID: s.KeyID, Hint: s.Hint, Start: s.Start.Truncate(time.Second)}
 	if s.DisplayName != "" {
 		p.DisplayName = &s.DisplayName
 	}
@@ -74,7 +75,7 @@ const homeTenant = "AzureADMyOrg"
 
 // viewsOf lists what an account is seen as, the principal first.
 func viewsOf(a identity.Account) []*object {
-	base := object{ID: a.ObjectID, DisplayName: a.DisplayName, Created: a.Created, principal: a.ObjectID}
+	base := object{ID: a.ObjectID, DisplayName: a.DisplayName, Created: a.Created.Truncate(time.Second), principal: a.ObjectID}
 	if a.Kind == identity.User {
 		base.Type, base.AccountEnabled, base.UserPrincipalName = users.odata, &a.Enabled, a.Name
 		return []*object{&base}

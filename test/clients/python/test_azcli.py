@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import requests
 
 pytest.importorskip("azure.cli.core")
 CLIENT = "azure-cli"
@@ -17,8 +18,10 @@ def proves(operation, *behaviours):
     return pytest.mark.proves(CLIENT, operation, *behaviours)
 
 
-def az(*args, fails=None):
-    out = subprocess.run([AZ, *args, "-o", "json"], capture_output=True, text=True, timeout=180)
+def az(*args, fails=None, config=None):
+    """Runs az, in a configuration folder (that is: signed in) of its own with config."""
+    env = os.environ | ({"AZURE_CONFIG_DIR": str(config)} if config else {})
+    out = subprocess.run([AZ, *args, "-o", "json"], capture_output=True, text=True, timeout=180, env=env)
     if fails is not None:
         assert out.returncode != 0 and fails in out.stderr, f"{out.returncode}: {out.stdout}{out.stderr}"
         return None
@@ -143,6 +146,132 @@ def test_roles(group):
     assert someone in holders()
     az("role", "assignment", "delete", "--ids", made["id"])
     assert someone not in holders()
+
+
+class Member:
+    """Somebody of the team, signed in to an az of their own."""
+
+    def __init__(self, folder, *login):
+        self.folder = folder
+        az("login", *login, "--allow-no-subscriptions", config=folder)
+
+    def az(self, *args, fails=None):
+        return az(*args, fails=fails, config=self.folder)
+
+    def arm(self, method, path, body=None, version="2021-04-01"):
+        """Sends one request with the member's token: the status, and the error's code."""
+        token = self.az("account", "get-access-token", "--resource", "https://management.azure.com")["accessToken"]
+        url = f"https://management.azure.com{path}?api-version={version}"
+        answer = requests.request(method, url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+        return answer.status_code, answer.json().get("error", {}).get("code")
+
+
+FORBIDDEN = (403, "AuthorizationFailed")
+GONE = (401, "InvalidAuthenticationToken")  # the principal, or its right to sign in
+
+
+@pytest.fixture(scope="session")
+def program(group, tmp_path_factory):
+    """A service principal that reads one group: what az tells of it, and the group's ID."""
+    scope = az("group", "create", "-n", "team-rg", "-l", "westeurope")["id"]
+    return az("ad", "sp", "create-for-rbac", "-n", "team-ci", "--role", "Reader", "--scopes", scope), scope
+
+
+def sign_in(folder, program):
+    return Member(folder, "--service-principal", "-u", program["appId"], "-p", program["password"], "-t", program["tenant"])
+
+
+@proves("az ad sp create-for-rbac; a Reader reads, a Contributor writes, only an Owner grants roles", "P2")
+def test_roles_enforced(program, group, tmp_path):
+    made, scope = program
+    other = scope.removesuffix("team-rg") + group
+    change = {"location": "westeurope", "tags": {"by": "team-ci"}}
+    grant = f"{scope}/providers/Microsoft.Authorization/roleAssignments/11111111-2222-3333-4444-666666666666"
+    owner = {"properties": {"roleDefinitionId": "8e3af657-a8ff-443c-a75c-2fe8c4bcb635", "principalId": az("ad", "sp", "show", "--id", made["appId"])["id"]}}
+    ci = sign_in(tmp_path, made)
+
+    assert ci.arm("GET", scope) == (200, None)
+    assert ci.arm("GET", other) == FORBIDDEN
+    assert ci.arm("PUT", scope, change) == FORBIDDEN
+    ci.az("ad", "app", "create", "--display-name", "backdoor", fails="takes the role Owner")
+    ci.az("ad", "user", "list")
+
+    az("role", "assignment", "create", "--assignee", made["appId"], "--role", "Contributor", "--scope", scope)
+    assert ci.arm("PUT", scope, change) == (200, None)
+    assert az("group", "show", "-n", "team-rg")["tags"] == change["tags"]
+    assert ci.arm("PUT", other, change) == FORBIDDEN
+    assert ci.arm("PUT", grant, owner, version="2022-04-01") == FORBIDDEN
+    ci.az("ad", "sp", "credential", "reset", "--id", os.environ["AZURE_CLIENT_ID"], fails="takes the role Owner")
+
+    az("role", "assignment", "delete", "--assignee", made["appId"], "--scope", scope)
+    assert ci.arm("GET", scope) == FORBIDDEN
+    assert ci.arm("PUT", scope, change) == FORBIDDEN
+
+
+@proves("az ad sp list / show / credential list / credential reset / delete, az ad app list", "P2")
+def test_service_principal(program, tmp_path):
+    made, _ = program
+    assert [p["appId"] for p in az("ad", "sp", "list", "--display-name", "team-ci")] == [made["appId"]]
+    assert [a["appId"] for a in az("ad", "app", "list", "--display-name", "team-ci")] == [made["appId"]]
+    shown = az("ad", "sp", "show", "--id", made["appId"])
+    assert az("ad", "sp", "show", "--id", shown["id"]) == shown
+    assert shown["passwordCredentials"][0]["secretText"] is None and made["password"] not in json.dumps(shown)
+
+    fresh = az("ad", "sp", "credential", "reset", "--id", made["appId"])
+    assert len(az("ad", "sp", "credential", "list", "--id", made["appId"])) == 1
+    az("login", "--service-principal", "-u", made["appId"], "-p", made["password"], "-t", made["tenant"], fails="AADSTS7000215", config=tmp_path / "old")
+    ci = sign_in(tmp_path / "ci", fresh)
+    assert ci.arm("GET", "/subscriptions") == (200, None)
+    again = az("ad", "sp", "create-for-rbac", "-n", "team-ci")
+    assert again["appId"] == made["appId"] and again["password"] not in (fresh["password"], made["password"])
+
+    az("ad", "sp", "delete", "--id", os.environ["AZURE_CLIENT_ID"], fails="cannot delete yourself")
+    az("ad", "sp", "delete", "--id", made["appId"])
+    assert az("ad", "sp", "list", "--display-name", "team-ci") == []
+    assert ci.arm("GET", "/subscriptions") == GONE
+    az("login", "--service-principal", "-u", made["appId"], "-p", again["password"], "-t", made["tenant"], fails="AADSTS700016", config=tmp_path / "gone")
+
+
+@proves("az ad app create / update / show / credential reset --append / delete, az ad sp create", "P2")
+def test_application(berth):
+    app = az("ad", "app", "create", "--display-name", "tool")
+    assert az("ad", "sp", "create", "--id", app["appId"])["appId"] == app["appId"]
+    az("ad", "app", "update", "--id", app["appId"], "--display-name", "tool 2")
+    assert az("ad", "app", "show", "--id", app["id"])["displayName"] == "tool 2"
+    az("ad", "app", "credential", "reset", "--id", app["appId"], "--append", "--display-name", "one")
+    az("ad", "app", "credential", "reset", "--id", app["appId"], "--append", "--display-name", "two", "--end-date", "2099-01-01")
+    one, two = az("ad", "app", "credential", "list", "--id", app["appId"])
+    assert (one["displayName"], two["endDateTime"]) == ("one", "2099-01-01T00:00:00Z")
+    az("ad", "app", "credential", "delete", "--id", app["appId"], "--key-id", one["keyId"])
+    assert [c["displayName"] for c in az("ad", "app", "credential", "list", "--id", app["appId"])] == ["two"]
+    az("ad", "app", "create", "--display-name", "web", "--web-redirect-uris", "https://localhost", fails="web/redirectUris")
+    az("ad", "app", "delete", "--id", app["id"])
+    az("ad", "app", "show", "--id", app["id"], fails="No such user, application or service principal")
+
+
+@proves("az ad user create / list / show / update / delete, az login as the user", "P2")
+def test_user(group, tmp_path):
+    name, password = "grace@berth.example", "correct horse battery"
+    made = az("ad", "user", "create", "--display-name", "Grace", "--user-principal-name", name, "--password", password)
+    assert az("ad", "user", "show", "--id", name)["id"] == made["id"]
+    assert [u["displayName"] for u in az("ad", "user", "list", "--upn", name)] == ["Grace"]
+    az("ad", "user", "create", "--display-name", "Other", "--user-principal-name", name, "--password", password, fails="already")
+    scope = az("group", "show", "-n", group)["id"]
+    az("role", "assignment", "create", "--assignee", name, "--role", "Reader", "--scope", scope)
+    grace = Member(tmp_path, "-u", name, "-p", password)
+    assert grace.az("ad", "signed-in-user", "show")["displayName"] == "Grace"
+    assert grace.arm("GET", scope) == (200, None)
+    assert grace.arm("DELETE", scope) == FORBIDDEN
+    az("ad", "user", "update", "--id", name, "--account-enabled", "false")
+    assert grace.arm("GET", scope) == GONE
+    az("ad", "user", "update", "--id", name, "--account-enabled", "true")
+    assert grace.arm("GET", scope) == (200, None)
+    az("ad", "user", "delete", "--id", name)
+    assert az("ad", "user", "list", "--upn", name) == []
+    assert grace.arm("GET", scope) == GONE
+    again = az("ad", "user", "create", "--display-name", "Grace", "--user-principal-name", name, "--password", password)
+    assert Member(tmp_path / "again", "-u", name, "-p", password).arm("GET", scope) == FORBIDDEN
+    az("ad", "user", "delete", "--id", again["id"])
 
 
 @proves("az storage account create / show", "P1")
