@@ -93,7 +93,7 @@ func (p *Printer) Print(v any) error {
 	var b bytes.Buffer
 	switch p.Format {
 	case "tsv":
-		tsv(&b, v)
+		tsv(&b, v, query)
 	case "table":
 		table(&b, v, query)
 	case "yaml", "yamlc":
@@ -185,10 +185,7 @@ func scalar(v any) string {
 	case string:
 		return v
 	case bool:
-		if v {
-			return "true"
-		}
-		return "false"
+		return strconv.FormatBool(v)
 	case float64:
 		return strconv.FormatFloat(v, 'f', -1, 64)
 	}
@@ -206,7 +203,7 @@ func keys(m map[string]any) []string {
 }
 
 // tsv prints a row a line; what is nested inside a row is not shown, only how much it is.
-func tsv(b *bytes.Buffer, v any) {
+func tsv(b *bytes.Buffer, v any, query string) {
 	rows, ok := v.([]any)
 	if !ok {
 		rows = []any{v}
@@ -215,11 +212,15 @@ func tsv(b *bytes.Buffer, v any) {
 		var cells []any
 		switch row := row.(type) {
 		case map[string]any:
-			for _, k := range keys(row) {
+			names := keys(row)
+			inQueryOrder(names, query)
+			for _, k := range names {
 				cells = append(cells, row[k])
 			}
 		case []any:
 			cells = row
+		case bool:
+			cells = []any{strconv.FormatBool(row)} // in lower case when it stands alone, as az has it
 		default:
 			cells = []any{row}
 		}
@@ -236,22 +237,13 @@ func tsv(b *bytes.Buffer, v any) {
 func cell(v any) string {
 	switch v := v.(type) {
 	case []any:
-		if len(v) == 0 {
-			return ""
-		}
 		return strconv.Itoa(len(v))
 	case map[string]any:
-		if len(v) == 0 {
-			return ""
-		}
-		return strconv.Itoa(len(v))
+		return ""
 	case nil:
 		return "None"
 	case bool:
-		if v {
-			return "True"
-		}
-		return "False"
+		return tableCell(v)
 	}
 	return strings.NewReplacer("\t", " ", "\n", " ").Replace(scalar(v))
 }
@@ -284,7 +276,7 @@ func table(b *bytes.Buffer, v any, query string) {
 		case map[string]any:
 			for _, k := range keys(row) {
 				if k != "id" && k != "type" && k != "etag" {
-					add(strings.ToUpper(k[:1])+k[1:], row[k])
+					add(capital(k), row[k])
 				}
 			}
 		case []any:
@@ -328,19 +320,24 @@ func table(b *bytes.Buffer, v any, query string) {
 // which it does: az keeps that order, and a Go map cannot.
 func inQueryOrder(heads []string, query string) {
 	position := func(head string) int {
-		for _, name := range []string{head, strings.ToLower(head[:1]) + head[1:]} {
-			if m := regexp.MustCompile(`[{,]\s*"?` + regexp.QuoteMeta(name) + `"?\s*:`).FindStringIndex(query); m != nil {
-				return m[0]
-			}
+		m := regexp.MustCompile(`(?i)[{,]\s*"?` + regexp.QuoteMeta(head) + `"?\s*:`).FindStringIndex(query)
+		if m == nil {
+			return len(query)
 		}
-		return len(query)
+		return m[0]
 	}
 	sort.SliceStable(heads, func(i, j int) bool { return position(heads[i]) < position(heads[j]) })
 }
 
 func tableCell(v any) string {
 	if b, ok := v.(bool); ok {
-		return strings.ToUpper(strconv.FormatBool(b)[:1]) + strconv.FormatBool(b)[1:]
+		return capital(strconv.FormatBool(b))
 	}
 	return scalar(v)
+}
+
+// capital is a text with its first letter in upper case.
+func capital(s string) string {
+	_, n := utf8.DecodeRuneInString(s)
+	return strings.ToUpper(s[:n]) + s[n:]
 }
