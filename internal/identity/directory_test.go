@@ -118,6 +118,15 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+func TestSecret_IsNoOption(t *testing.T) {
+	t.Parallel()
+	for range 2000 { // of random texts, 31 would begin with a dash
+		if value := new(account).addSecret(Secret{}); value[0] == '-' {
+			t.Fatalf("az login takes the secret %s for an option", value)
+		}
+	}
+}
+
 func (f *fixture) account(objectID string) Account {
 	f.t.Helper()
 	accounts, err := f.Accounts(f.t.Context())

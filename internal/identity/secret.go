@@ -47,6 +47,9 @@ type secret struct {
 // addSecret gives the account a secret with s's name and times, and returns its value.
 func (a *account) addSecret(s Secret) string {
 	value := randomToken()
+	for strings.HasPrefix(value, "-") { // command lines would take it for an option
+		value = randomToken()
+	}
 	s.KeyID, s.Hint = uuid.NewString(), value[:hintLength]
 	a.Secrets = append(a.Secrets, secret{s, hashSecret(a.AppID, value)})
 	return value
