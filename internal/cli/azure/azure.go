@@ -32,12 +32,11 @@ func Commands(e *cmd.Env) []*cobra.Command {
 
 // noun is a command that only has others below it.
 func noun(use, short string, verbs ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c := &cobra.Command{Use: use, Short: short}
 	names := make([]string, len(verbs))
 	for i, v := range verbs {
 		names[i] = v.Name()
 	}
-	c.Example = "  berth " + use + " --help"
 	c.Long = short + "\n\nVerbs: " + strings.Join(names, ", ") + "."
 	c.AddCommand(verbs...)
 	return c
@@ -210,8 +209,17 @@ func nameFlag(c *cobra.Command, dest *string, what string) {
 	_ = c.MarkFlagRequired("name")
 }
 
+// tagsFlag adds --tags. az takes several words after one --tags, which pflag hands on as
+// arguments.
 func tagsFlag(c *cobra.Command, dest *[]string) {
-	c.Flags().StringArrayVar(dest, "tags", nil, "tag as key=value; may be repeated")
+	c.Flags().StringArrayVar(dest, "tags", nil, "tags as key=value, separated by spaces")
+	c.Args = func(c *cobra.Command, args []string) error {
+		if c.Flags().Changed("tags") && !slices.ContainsFunc(args, func(a string) bool { return !strings.Contains(a, "=") }) {
+			*dest = append(*dest, args...)
+			return nil
+		}
+		return cobra.NoArgs(c, args)
+	}
 }
 
 func parseTags(list []string) (map[string]string, error) {

@@ -74,6 +74,7 @@ func (e *Env) Global(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&e.Home, "home", "", "folder of the installation (default: $BERTH_HOME, else berth in the XDG data folder)")
 	f.StringVarP(&e.Format, "output", "o", "json", "output format: "+strings.Join(output.Formats, ", "))
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.Formats, cobra.ShellCompDirectiveNoFileComp))
 	f.StringVar(&e.Query, "query", "", "JMESPath query to apply to the result")
 	f.StringVar(&e.SubID, "subscription", "", "ID of the subscription (default: the installation's)")
 	f.BoolVar(&e.Verbose, "verbose", false, "say what is sent")

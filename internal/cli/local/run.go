@@ -32,13 +32,16 @@ answers for Azure's host names, and the certificates to trust. Other hosts are r
 		Example: "  eval \"$(berth env)\"\n  berth env --shell fish | source\n  berth env --shell powershell | Out-String | Invoke-Expression",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if !slices.Contains(clientenv.Shells(), shell) {
+				return &cmd.UsageError{Err: fmt.Errorf("--shell: %q is not one of %s", shell, strings.Join(clientenv.Shells(), ", "))}
+			}
 			vars, _, err := clientVars(e)
 			if err != nil {
 				return err
 			}
 			text, err := clientenv.Render(shell, vars)
 			if err != nil {
-				return &cmd.UsageError{Err: err}
+				return err
 			}
 			_, err = fmt.Fprint(e.Out, text)
 			return err
@@ -68,9 +71,13 @@ func NewRun(e *cmd.Env) *cobra.Command {
 		Long: `Run one command with everything set so that it reaches this Berth, signed in as the first
 service principal. az gets a configuration folder of its own, so ~/.azure is left alone.
 The exit code is the command's.`,
-		Example:            "  berth run -- az group list -o table\n  berth run -- python train.py",
-		DisableFlagParsing: false,
-		Args:               cobra.MinimumNArgs(1),
+		Example: "  berth run -- az group list -o table\n  berth run -- python train.py",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("there is no command to run. Give it after two dashes: berth run -- az group list")
+			}
+			return nil
+		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			return run(e, args)
 		},

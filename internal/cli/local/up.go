@@ -60,6 +60,8 @@ which has no real nodes but behaves the same towards clients.`,
 	f := c.Flags()
 	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "address to listen on; port 0 means the one it had last, or a free one")
 	f.StringVar(&o.provider, "provider", "local", "cluster provider: local or fake")
+	providers := []string{"local\treal Kubernetes on this machine; needs root", "fake\tno real nodes"}
+	_ = c.RegisterFlagCompletionFunc("provider", cobra.FixedCompletions(providers, cobra.ShellCompDirectiveNoFileComp))
 	f.StringVar(&o.region, "region", "westeurope", "Azure region this Berth names itself after")
 	f.StringVar(&o.libexec, "libexec", "", "folder with the programs of the local provider (default: libexec beside the berth program)")
 	f.StringVar(&o.faults, "faults", "", "what goes wrong in the fake provider, e.g. failEnsureAt=1+3,readyAfter=2s")
@@ -78,6 +80,9 @@ func (o *upOptions) run(ctx context.Context) error {
 		return fmt.Errorf("berth is running already, as process %d at %s. Stop it with: berth down", s.PID, s.URL)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if o.provider != "local" && o.provider != "fake" {
+		return &cmd.UsageError{Err: fmt.Errorf("--provider: %q is not one of local, fake", o.provider)}
 	}
 	if o.detach {
 		return o.detached(ctx, home)
