@@ -201,11 +201,25 @@ def test_roles_enforced(program, group, tmp_path):
     assert az("group", "show", "-n", "team-rg")["tags"] == change["tags"]
     assert ci.arm("PUT", other, change) == FORBIDDEN
     assert ci.arm("PUT", grant, owner, version="2022-04-01") == FORBIDDEN
-    ci.az("ad", "sp", "credential", "reset", "--id", os.environ["AZURE_CLIENT_ID"], fails="takes the role Owner")
 
     az("role", "assignment", "delete", "--assignee", made["appId"], "--scope", scope)
     assert ci.arm("GET", scope) == FORBIDDEN
     assert ci.arm("PUT", scope, change) == FORBIDDEN
+
+
+@proves("az ad sp credential reset by an Owner of the subscription, by nobody else", "P2")
+def test_directory_is_for_owners(program, tmp_path):
+    made, scope = program
+    subscription = scope.removesuffix("/resourceGroups/team-rg")
+    ci = sign_in(tmp_path, made)
+    reset = ("ad", "sp", "credential", "reset", "--id", made["appId"], "--append")
+    for role, at in ("Owner", scope), ("Contributor", subscription):
+        az("role", "assignment", "create", "--assignee", made["appId"], "--role", role, "--scope", at)
+        ci.az(*reset, fails=f"takes the role Owner on {subscription}.")
+    az("role", "assignment", "create", "--assignee", made["appId"], "--role", "Owner", "--scope", subscription)
+    assert ci.az(*reset)["password"]
+    for at in scope, subscription:
+        az("role", "assignment", "delete", "--assignee", made["appId"], "--scope", at)
 
 
 @proves("az ad sp list / show / credential list / credential reset / delete, az ad app list", "P2")
