@@ -109,7 +109,8 @@ func run(e *cmd.Env, args []string) error {
 	)
 	path, err := exec.LookPath(args[0])
 	if err != nil {
-		return fmt.Errorf("there is no command %q: %w", args[0], err)
+		fmt.Fprintf(e.Err, "ERROR: there is no command %q: %v\n", args[0], err)
+		return &cmd.ExitError{Code: 127} // as shells have it
 	}
 	child := exec.Command(path, args[1:]...)
 	child.Stdin, child.Stdout, child.Stderr = e.In, e.Out, e.Err

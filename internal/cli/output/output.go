@@ -294,7 +294,7 @@ func table(b *bytes.Buffer, v any, query string) {
 	inQueryOrder(heads, query)
 	widths := make([]int, len(heads))
 	for i, h := range heads {
-		widths[i] = utf8.RuneCountInString(h)
+		widths[i] = utf8.RuneCountInString(h) + 2 // as tabulate does, which az prints with
 		for _, l := range lines {
 			widths[i] = max(widths[i], utf8.RuneCountInString(l[h]))
 		}
