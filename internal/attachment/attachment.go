@@ -140,6 +140,11 @@ func (a Attachment) meta(name string) metav1.ObjectMeta {
 	}
 }
 
+// owns reports whether a namespace was made by this installation's Prepare.
+func (a Attachment) owns(ns *corev1.Namespace) bool {
+	return ns.Labels[installationLabel] == a.Installation
+}
+
 // rights are what deploying models needs inside the namespace, and nothing outside of it.
 var rights = []rbacv1.PolicyRule{
 	{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
@@ -162,7 +167,16 @@ func (Kubernetes) Prepare(ctx context.Context, kubeconfig []byte, a Attachment) 
 	namespace := &corev1.Namespace{ObjectMeta: a.meta(ns)}
 	// Model pods run under the strictest standard; a namespace that asks for it refuses others.
 	namespace.Labels["pod-security.kubernetes.io/enforce"] = "restricted"
-	if _, err := c.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+	_, err = c.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		found, err := c.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("reading the namespace %s: %w", ns, err)
+		}
+		if !a.owns(found) {
+			return fmt.Errorf("the namespace %s is in the way: it is not Berth's. Delete it, then attach again", ns)
+		}
+	} else if err != nil {
 		return fmt.Errorf("creating the namespace %s: %w", ns, err)
 	}
 	if err := hold(ctx, c, ns, a); err != nil {
@@ -244,6 +258,9 @@ func (Kubernetes) Remove(ctx context.Context, kubeconfig []byte, a Attachment) (
 	}
 	if err != nil {
 		return false, fmt.Errorf("reading the namespace %s: %w", ns, err)
+	}
+	if !a.owns(found) {
+		return true, nil
 	}
 	if found.DeletionTimestamp != nil {
 		return false, nil
