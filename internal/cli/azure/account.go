@@ -16,14 +16,15 @@ import (
 )
 
 func newAccount(e *cmd.Env) *cobra.Command {
-	one := func(s *session, m map[string]any) map[string]any {
+	// cloud is the cloud's key, for which az has two names.
+	one := func(s *session, m map[string]any, cloud string) map[string]any {
 		return map[string]any{
-			"environmentName": "AzureCloud", "homeTenantId": m["tenantId"], "id": m["subscriptionId"], "isDefault": m["subscriptionId"] == s.subscription,
+			cloud: "AzureCloud", "homeTenantId": m["tenantId"], "id": m["subscriptionId"], "isDefault": m["subscriptionId"] == s.subscription,
 			"managedByTenants": []any{}, "name": m["displayName"], "state": m["state"], "tenantId": m["tenantId"],
 			"user": map[string]any{"name": s.state.ClientID, "type": "servicePrincipal"},
 		}
 	}
-	const table = "[].{Name: name, CloudName: environmentName, SubscriptionId: id, TenantId: tenantId, State: state, IsDefault: isDefault}"
+	const table = "[].{Name: name, CloudName: cloudName, SubscriptionId: id, TenantId: tenantId, State: state, IsDefault: isDefault}"
 	return noun("account", "Show subscriptions and get tokens",
 		verb{
 			use: "show", short: "Show the subscription in use", example: "  berth account show --query id -o tsv",
@@ -33,7 +34,7 @@ func newAccount(e *cmd.Env) *cobra.Command {
 					if err != nil {
 						return nil, err
 					}
-					return one(s, m), nil
+					return one(s, m, "environmentName"), nil
 				}
 			},
 		}.command(e),
@@ -47,7 +48,7 @@ func newAccount(e *cmd.Env) *cobra.Command {
 					}
 					for i := range list {
 						m, _ := list[i].(map[string]any)
-						list[i] = one(s, m)
+						list[i] = one(s, m, "cloudName")
 					}
 					return list, nil
 				}

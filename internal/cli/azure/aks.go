@@ -19,9 +19,10 @@ import (
 )
 
 const (
-	aksFields = "{Name: name, Location: location, ResourceGroup: resourceGroup, KubernetesVersion: kubernetesVersion, CurrentKubernetesVersion: currentKubernetesVersion, ProvisioningState: provisioningState, Fqdn: fqdn}"
-	aksTable  = "[]." + aksFields + " || @." + aksFields
-	poolTable = "[].{Name: name, OsType: osType, KubernetesVersion: currentOrchestratorVersion, VmSize: vmSize, OsDiskSizeGB: osDiskSizeGB, Count: count, MaxPods: maxPods, ProvisioningState: provisioningState, Mode: mode} || @.{Name: name, VmSize: vmSize, Count: count, ProvisioningState: provisioningState, Mode: mode}"
+	aksFields  = "{Name: name, Location: location, ResourceGroup: resourceGroup, KubernetesVersion: kubernetesVersion, CurrentKubernetesVersion: currentKubernetesVersion, ProvisioningState: provisioningState, Fqdn: fqdn}"
+	aksTable   = "[]." + aksFields + " || @." + aksFields
+	poolFields = "{Name: name, OsType: osType, KubernetesVersion: currentOrchestratorVersion, VmSize: vmSize, Count: count, MaxPods: maxPods, ProvisioningState: provisioningState, Mode: mode}"
+	poolTable  = "[]." + poolFields + " || @." + poolFields
 )
 
 func (s *session) cluster(group, name string) string {
@@ -51,7 +52,7 @@ func (f *aksFlags) declare(e *cmd.Env, c *cobra.Command, nameFlagName string) {
 }
 
 func newAKS(e *cmd.Env) *cobra.Command {
-	return noun("aks", "Manage Kubernetes clusters", aksCreate(e), aksShow(e), aksList(e), aksScale(e), aksDelete(e), aksCredentials(e), aksVersions(e), newNodepool(e))
+	return noun("aks", "Manage Kubernetes clusters", aksCreate(e), aksShow(e), aksList(e), aksScale(e), aksDelete(e), aksWait(e), aksCredentials(e), aksVersions(e), newNodepool(e))
 }
 
 func aksCreate(e *cmd.Env) *cobra.Command {
@@ -103,17 +104,10 @@ func aksCreate(e *cmd.Env) *cobra.Command {
 						"agentPoolProfiles": []any{map[string]any{"name": *pool, "count": *count, "vmSize": *size, "mode": "System", "osType": "Linux", "type": "VirtualMachineScaleSets"}},
 					},
 				}
-				return flat(s.write(ctx, "aks create", armclient.Request{Method: http.MethodPut, Path: s.cluster(f.group, f.name), Version: aksVersion, Body: body}, f.noWait))
+				return flatAKS(s.write(ctx, "aks create", armclient.Request{Method: http.MethodPut, Path: s.cluster(f.group, f.name), Version: aksVersion, Body: body}, f.noWait))
 			}
 		},
 	}.command(e)
-}
-
-func flat(v any, err error) (any, error) {
-	if err != nil {
-		return nil, err
-	}
-	return flatten(v), nil
 }
 
 func aksShow(e *cmd.Env) *cobra.Command {
@@ -123,7 +117,7 @@ func aksShow(e *cmd.Env) *cobra.Command {
 		flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 			f.declare(e, c, "name")
 			return func(ctx context.Context, s *session) (any, error) {
-				return flat(anyOf(s.get(ctx, s.cluster(f.group, f.name), aksVersion)))
+				return flatAKS(anyOf(s.get(ctx, s.cluster(f.group, f.name), aksVersion)))
 			}
 		},
 	}.command(e)
@@ -140,7 +134,7 @@ func aksList(e *cmd.Env) *cobra.Command {
 				if group != "" {
 					scope = s.group(group)
 				}
-				return flat(anyOf(s.List(ctx, armclient.Request{Path: scope + "/providers/Microsoft.ContainerService/managedClusters", Version: aksVersion})))
+				return flatAKS(anyOf(s.List(ctx, armclient.Request{Path: scope + "/providers/Microsoft.ContainerService/managedClusters", Version: aksVersion})))
 			}
 		},
 	}.command(e)
@@ -173,7 +167,7 @@ func aksScale(e *cmd.Env) *cobra.Command {
 				if !found {
 					return nil, &cmd.UsageError{Err: fmt.Errorf("the cluster has %d pools; name one of them with --nodepool-name", len(pools))}
 				}
-				return flat(s.write(ctx, "aks scale", armclient.Request{Method: http.MethodPut, Path: s.cluster(f.group, f.name), Version: aksVersion, Body: m}, f.noWait))
+				return flatAKS(s.write(ctx, "aks scale", armclient.Request{Method: http.MethodPut, Path: s.cluster(f.group, f.name), Version: aksVersion, Body: m}, f.noWait))
 			}
 		},
 	}.command(e)
@@ -195,6 +189,14 @@ func aksDelete(e *cmd.Env) *cobra.Command {
 			}
 		},
 	}.command(e)
+}
+
+func aksWait(e *cmd.Env) *cobra.Command {
+	var f aksFlags
+	declare := func(c *cobra.Command) { f.declare(e, c, "name") }
+	return waitVerb(e, "Wait until a cluster is as asked for", "  berth aks wait -n c -g rg --created", declare, func(ctx context.Context, s *session) (any, error) {
+		return flatAKS(anyOf(s.get(ctx, s.cluster(f.group, f.name), aksVersion)))
+	})
 }
 
 func aksVersions(e *cmd.Env) *cobra.Command {
@@ -320,7 +322,7 @@ func newNodepool(e *cmd.Env) *cobra.Command {
 						return nil, err
 					}
 					body := map[string]any{"properties": map[string]any{"count": *count, "vmSize": *size, "mode": *mode}}
-					return flat(s.write(ctx, "nodepool add", armclient.Request{Method: http.MethodPut, Path: pool(s, &f, name), Version: aksVersion, Body: body}, f.noWait))
+					return flatAKS(s.write(ctx, "nodepool add", armclient.Request{Method: http.MethodPut, Path: pool(s, &f, name), Version: aksVersion, Body: body}, f.noWait))
 				}
 			},
 		}.command(e),
@@ -329,7 +331,7 @@ func newNodepool(e *cmd.Env) *cobra.Command {
 			flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 				f.declare(e, c, "cluster-name")
 				return func(ctx context.Context, s *session) (any, error) {
-					return flat(anyOf(s.List(ctx, armclient.Request{Path: s.cluster(f.group, f.name) + "/agentPools", Version: aksVersion})))
+					return flatAKS(anyOf(s.List(ctx, armclient.Request{Path: s.cluster(f.group, f.name) + "/agentPools", Version: aksVersion})))
 				}
 			},
 		}.command(e),
@@ -338,7 +340,7 @@ func newNodepool(e *cmd.Env) *cobra.Command {
 			flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 				declare(c)
 				return func(ctx context.Context, s *session) (any, error) {
-					return flat(anyOf(s.get(ctx, pool(s, &f, name), aksVersion)))
+					return flatAKS(anyOf(s.get(ctx, pool(s, &f, name), aksVersion)))
 				}
 			},
 		}.command(e),
@@ -355,7 +357,7 @@ func newNodepool(e *cmd.Env) *cobra.Command {
 					}
 					props, _ := m["properties"].(map[string]any)
 					props["count"] = *count
-					return flat(s.write(ctx, "nodepool scale", armclient.Request{Method: http.MethodPut, Path: pool(s, &f, name), Version: aksVersion, Body: m}, f.noWait))
+					return flatAKS(s.write(ctx, "nodepool scale", armclient.Request{Method: http.MethodPut, Path: pool(s, &f, name), Version: aksVersion, Body: m}, f.noWait))
 				}
 			},
 		}.command(e),
@@ -369,5 +371,8 @@ func newNodepool(e *cmd.Env) *cobra.Command {
 				}
 			},
 		}.command(e),
+		waitVerb(e, "Wait until a pool is as asked for", "  berth aks nodepool wait --cluster-name c -g rg -n pool2 --created", declare, func(ctx context.Context, s *session) (any, error) {
+			return flatAKS(anyOf(s.get(ctx, pool(s, &f, name), aksVersion)))
+		}),
 	)
 }

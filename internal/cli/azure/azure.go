@@ -123,55 +123,6 @@ func (s *session) write(ctx context.Context, title string, r armclient.Request, 
 	return out, err
 }
 
-// flatten shows a resource as az does: properties beside the envelope, and the resource
-// group that its ID names.
-func flatten(v any) any {
-	switch v := v.(type) {
-	case []any:
-		out := make([]any, len(v))
-		for i, e := range v {
-			out[i] = flatten(e)
-		}
-		return out
-	case map[string]any:
-		out := withGroup(v)
-		if props, ok := v["properties"].(map[string]any); ok {
-			delete(out, "properties")
-			for k, e := range props {
-				if _, taken := out[k]; !taken {
-					out[k] = e
-				}
-			}
-		}
-		return out
-	}
-	return v
-}
-
-// withGroup adds the resource group that a resource's ID names.
-func withGroup(m map[string]any) map[string]any {
-	out := make(map[string]any, len(m)+1)
-	for k, v := range m {
-		out[k] = v
-	}
-	if id, ok := m["id"].(string); ok {
-		parts := strings.Split(id, "/")
-		if i := slices.IndexFunc(parts, func(p string) bool { return strings.EqualFold(p, "resourceGroups") }); i >= 0 && i+1 < len(parts) && i+2 < len(parts) {
-			out["resourceGroup"] = parts[i+1]
-		}
-	}
-	return out
-}
-
-func withGroups(list []any) []any {
-	out := make([]any, len(list))
-	for i, e := range list {
-		m, _ := e.(map[string]any)
-		out[i] = withGroup(m)
-	}
-	return out
-}
-
 // names registers completion by the names in a list, which is fetched while the user types.
 func names(e *cmd.Env, c *cobra.Command, flag string, path func(c *cobra.Command, s *session) string, version string) {
 	_ = c.RegisterFlagCompletionFunc(flag, func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {

@@ -13,7 +13,7 @@ import (
 	"github.com/berthdev/berth/internal/cli/cmd"
 )
 
-const groupTable = "[].{Name: name, Location: location, Status: properties.provisioningState} || {Name: name, Location: location, Status: properties.provisioningState}"
+const groupTable = "[].{Name: name, Location: location, Status: properties.provisioningState}"
 
 func newGroup(e *cmd.Env) *cobra.Command {
 	var name, location string
@@ -29,7 +29,7 @@ func newGroup(e *cmd.Env) *cobra.Command {
 	}
 	return noun("group", "Manage resource groups",
 		verb{
-			use: "create", short: "Create a resource group", example: "  berth group create -n rg -l westeurope", table: groupTable,
+			use: "create", short: "Create a resource group", example: "  berth group create -n rg -l westeurope",
 			flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 				groupName(c)
 				tagsFlag(c, &tags)
@@ -44,16 +44,16 @@ func newGroup(e *cmd.Env) *cobra.Command {
 					if t != nil {
 						body["tags"] = t
 					}
-					return s.write(ctx, "group create", armclient.Request{Method: http.MethodPut, Path: s.group(name), Version: resourcesVersion, Body: body}, false)
+					return asGroup(s.write(ctx, "group create", armclient.Request{Method: http.MethodPut, Path: s.group(name), Version: resourcesVersion, Body: body}, false))
 				}
 			},
 		}.command(e),
 		verb{
-			use: "show", short: "Show a resource group", example: "  berth group show -n rg", table: groupTable,
+			use: "show", short: "Show a resource group", example: "  berth group show -n rg",
 			flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 				groupName(c)
 				return func(ctx context.Context, s *session) (any, error) {
-					return anyOf(s.get(ctx, s.group(name), resourcesVersion))
+					return asGroup(anyOf(s.get(ctx, s.group(name), resourcesVersion)))
 				}
 			},
 		}.command(e),
@@ -70,7 +70,7 @@ func newGroup(e *cmd.Env) *cobra.Command {
 						}
 						q.Set("$filter", filter)
 					}
-					return anyOf(s.List(ctx, armclient.Request{Path: s.sub() + "/resourcegroups", Version: resourcesVersion, Query: q}))
+					return asGroup(anyOf(s.List(ctx, armclient.Request{Path: s.sub() + "/resourcegroups", Version: resourcesVersion, Query: q})))
 				}
 			},
 		}.command(e),
@@ -88,7 +88,7 @@ func newGroup(e *cmd.Env) *cobra.Command {
 			},
 		}.command(e),
 		verb{
-			use: "update", short: "Change a resource group's tags", example: "  berth group update -n rg --tags env=test", table: groupTable,
+			use: "update", short: "Change a resource group's tags", example: "  berth group update -n rg --tags env=test",
 			flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 				groupName(c)
 				tagsFlag(c, &tags)
@@ -98,7 +98,7 @@ func newGroup(e *cmd.Env) *cobra.Command {
 					if err != nil {
 						return nil, err
 					}
-					return s.write(ctx, "group update", armclient.Request{Method: http.MethodPatch, Path: s.group(name), Version: resourcesVersion, Body: map[string]any{"tags": t}}, false)
+					return asGroup(s.write(ctx, "group update", armclient.Request{Method: http.MethodPatch, Path: s.group(name), Version: resourcesVersion, Body: map[string]any{"tags": t}}, false))
 				}
 			},
 		}.command(e),
@@ -116,13 +116,8 @@ func newGroup(e *cmd.Env) *cobra.Command {
 				}
 			},
 		}.command(e),
+		waitVerb(e, "Wait until a resource group is as asked for", "  berth group wait -n rg --deleted", groupName, func(ctx context.Context, s *session) (any, error) {
+			return asGroup(anyOf(s.get(ctx, s.group(name), resourcesVersion)))
+		}),
 	)
-}
-
-// anyOf turns a typed result into one that is nil when there is an error.
-func anyOf[T any](v T, err error) (any, error) {
-	if err != nil {
-		return nil, err
-	}
-	return v, nil
 }

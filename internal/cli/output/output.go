@@ -37,11 +37,17 @@ func (p *Printer) Check() error {
 		return fmt.Errorf("--output: %q is not one of %s", p.Format, strings.Join(Formats, ", "))
 	}
 	if p.Query != "" {
-		if _, err := compile(p.Query); err != nil {
+		if err := CheckQuery(p.Query); err != nil {
 			return fmt.Errorf("--query: %w", err)
 		}
 	}
 	return nil
+}
+
+// CheckQuery refuses what is not a JMESPath expression.
+func CheckQuery(query string) error {
+	_, err := compile(query)
+	return err
 }
 
 // compile guards against a fault of the library, which panics on some malformed queries.
