@@ -111,8 +111,9 @@ func (c *checker) value(s *Schema, r rules, v any, path string) any {
 
 func (c *checker) object(s *Schema, m map[string]any, path string) any {
 	out := make(map[string]any, len(m))
+	given := make(map[*field]bool, len(m)) // with a value, right or wrong
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		v, at := m[name], join(path, name)
+		v, at := m[name], join(path, clip(name))
 		f := s.byName[strings.ToLower(name)]
 		if f == nil || !f.in(c.version) {
 			if f != nil && f.rules.readonly {
@@ -121,6 +122,7 @@ func (c *checker) object(s *Schema, m map[string]any, path string) any {
 			c.fail(at, "there is no such field in api-version %s. Remove it, or use one of: %s.", c.version, s.names(c.version))
 			continue
 		}
+		given[f] = given[f] || v != nil
 		if f.rules.readonly {
 			continue
 		}
@@ -137,8 +139,12 @@ func (c *checker) object(s *Schema, m map[string]any, path string) any {
 	}
 	if c.complete {
 		for _, f := range s.fields {
-			if f.rules.required && f.in(c.version) && out[f.name] == nil {
+			switch {
+			case given[f] || !f.in(c.version):
+			case f.rules.required:
 				c.fail(join(path, f.name), "the field is required. Add it.")
+			case f.inline: // for what is required inside
+				c.object(f.schema, nil, join(path, f.name))
 			}
 		}
 	}
@@ -267,6 +273,9 @@ func clip(s string) string {
 }
 
 func join(path, name string) string {
+	if name == "" {
+		name = `""`
+	}
 	if path == "" {
 		return name
 	}

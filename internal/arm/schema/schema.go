@@ -55,6 +55,7 @@ type Schema struct {
 type field struct {
 	name   string
 	schema *Schema
+	inline bool // a struct that is always there, not a pointer to one
 	rules  rules
 }
 
@@ -123,7 +124,7 @@ func (s *Schema) addFields(t reflect.Type, above []reflect.Type) {
 		if name == "" {
 			panic(fmt.Sprintf("schema: %s.%s has no json name", t, sf.Name))
 		}
-		f := &field{name: name, schema: of(sf.Type, above), rules: parseRules(t, sf)}
+		f := &field{name: name, schema: of(sf.Type, above), rules: parseRules(t, sf), inline: sf.Type.Kind() == reflect.Struct}
 		s.fields = append(s.fields, f)
 		s.byName[strings.ToLower(name)] = f
 	}

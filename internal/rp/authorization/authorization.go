@@ -205,6 +205,11 @@ func (s *Service) Allowed(ctx context.Context, principalID, action string, scope
 		if g.scope == "" || key == g.scope || strings.HasPrefix(key, g.scope+"/") {
 			return true, nil
 		}
+		// Who has a role on anything in a subscription sees the subscription, as in Azure:
+		// az cannot use one that it does not list.
+		if strings.EqualFold(action, armid.SubscriptionType+"/read") && strings.HasPrefix(g.scope, key+"/") {
+			return true, nil
+		}
 	}
 	return false, nil
 }
