@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -165,7 +166,7 @@ func aksScale(e *cmd.Env) *cobra.Command {
 					}
 				}
 				if !found {
-					return nil, &cmd.UsageError{Err: fmt.Errorf("the cluster has %d pools; name one of them with --nodepool-name", len(pools))}
+					return nil, fmt.Errorf("the cluster has %d pools; name one of them with --nodepool-name", len(pools))
 				}
 				return flatAKS(s.write(ctx, "aks scale", armclient.Request{Method: http.MethodPut, Path: s.cluster(f.group, f.name), Version: aksVersion, Body: m}, f.noWait))
 			}
@@ -367,6 +368,17 @@ func newNodepool(e *cmd.Env) *cobra.Command {
 				declare(c)
 				noWait(c)
 				return func(ctx context.Context, s *session) (any, error) {
+					list, err := s.List(ctx, armclient.Request{Path: s.cluster(f.group, f.name) + "/agentPools", Version: aksVersion})
+					if err != nil {
+						return nil, err
+					}
+					named := func(p any) bool {
+						m, _ := p.(map[string]any)
+						return strings.EqualFold(fmt.Sprint(m["name"]), name)
+					}
+					if !slices.ContainsFunc(list, named) { // ARM has no objection to deleting nothing, but az has
+						return nil, fmt.Errorf("the cluster %s has no pool %s. List them with: berth aks nodepool list", f.name, name)
+					}
 					return s.write(ctx, "nodepool delete", armclient.Request{Method: http.MethodDelete, Path: pool(s, &f, name), Version: aksVersion}, f.noWait)
 				}
 			},

@@ -107,6 +107,7 @@ func (e *Env) HomeDir() (app.Home, error) {
 type State struct {
 	app.Info
 	PID     int       `json:"pid"`
+	Root    bool      `json:"root"` // whether it runs as root
 	Started time.Time `json:"started"`
 	// Born is the kernel's start time of the process, in clock ticks since boot: with it a
 	// process that got the same number later is told apart.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -55,8 +54,8 @@ func status(ctx context.Context, e *cmd.Env) (map[string]any, error) {
 	}
 	out["running"], out["pid"], out["uptime"] = true, float64(s.PID), time.Since(s.Started).Round(time.Second).String()
 	var problems []any
-	if s.Provider == "local" && os.Geteuid() != 0 {
-		problems = append(problems, "The local cluster provider needs root, and this is not root: clusters cannot be made.")
+	if s.Provider == "local" && !s.Root {
+		problems = append(problems, notRoot)
 	}
 	client, _, err := e.Client()
 	if err != nil {

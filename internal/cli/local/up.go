@@ -29,6 +29,9 @@ import (
 // ready, or why not.
 const readyEnv = "BERTH_READY_FD"
 
+// notRoot is what is wrong with a local provider that does not run as root.
+const notRoot = "This Berth does not run as root, which the local provider needs: it cannot make clusters. Start it with sudo, or with --provider fake."
+
 type upOptions struct {
 	env      *cmd.Env
 	listen   string
@@ -84,6 +87,9 @@ func (o *upOptions) run(ctx context.Context) error {
 	if o.provider != "local" && o.provider != "fake" {
 		return &cmd.UsageError{Err: fmt.Errorf("--provider: %q is not one of local, fake", o.provider)}
 	}
+	if o.provider == "local" && os.Geteuid() != 0 {
+		o.env.Warnf(notRoot)
+	}
 	if o.detach {
 		return o.detached(ctx, home)
 	}
@@ -130,7 +136,7 @@ func (o *upOptions) foreground(ctx context.Context, home app.Home) error {
 	cfg, err := o.config(home, o.env.Err)
 	if err == nil {
 		err = app.Run(ctx, cfg, func(i app.Info) {
-			state := cmd.State{Info: i, PID: os.Getpid(), Started: time.Now().UTC(), Born: born(os.Getpid())}
+			state := cmd.State{Info: i, PID: os.Getpid(), Root: os.Geteuid() == 0, Started: time.Now().UTC(), Born: born(os.Getpid())}
 			if err := app.WriteJSON(cmd.StateFile(home), state); err != nil {
 				cfg.Logger.Error("the state file could not be written; the CLI will not find this Berth", "error", err)
 			}

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	jmespath "github.com/jmespath/go-jmespath"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -42,40 +41,6 @@ func (p *Printer) Check() error {
 		}
 	}
 	return nil
-}
-
-// CheckQuery refuses what is not a JMESPath expression.
-func CheckQuery(query string) error {
-	_, err := compile(query)
-	return err
-}
-
-// compile guards against a fault of the library, which panics on some malformed queries.
-func compile(query string) (q *jmespath.JMESPath, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			q, err = nil, fmt.Errorf("%q is not a JMESPath expression: %v", query, p)
-		}
-	}()
-	q, err = jmespath.Compile(query)
-	if err != nil {
-		err = fmt.Errorf("%q is not a JMESPath expression: %w", query, err)
-	}
-	return q, err
-}
-
-// Search applies a query to decoded JSON.
-func Search(query string, v any) (out any, err error) {
-	q, err := compile(query)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			out, err = nil, fmt.Errorf("the query %q cannot be applied: %v", query, p)
-		}
-	}()
-	return q.Search(v)
 }
 
 // Print prints a result; nil prints nothing, as az does after a deletion.
@@ -325,6 +290,9 @@ func table(b *bytes.Buffer, v any, query string) {
 // inQueryOrder puts columns that a query names itself, {Name: name, …}, into the order in
 // which it does: az keeps that order, and a Go map cannot.
 func inQueryOrder(heads []string, query string) {
+	if !strings.Contains(query, "{") {
+		return
+	}
 	position := func(head string) int {
 		m := regexp.MustCompile(`(?i)[{,]\s*"?` + regexp.QuoteMeta(head) + `"?\s*:`).FindStringIndex(query)
 		if m == nil {
