@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,10 +154,27 @@ func (e *Env) Client() (*armclient.Client, *State, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the credentials: %w", err)
 	}
+	if err := answers(s.URL); err != nil {
+		return nil, nil, err
+	}
 	client, err := armclient.New(armclient.Config{
 		URL: s.URL, CAFile: s.CAFile, Tenant: c.TenantID, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Version: app.Version, Log: e.Logf,
 	})
 	return client, s, err
+}
+
+// answers reports an installation that is not there at once and in a person's words; the
+// clients behind armclient try for seconds, and then speak of authentication.
+func answers(address string) error {
+	u, err := url.Parse(address)
+	if err != nil {
+		return err
+	}
+	conn, err := net.DialTimeout("tcp", u.Host, 2*time.Second)
+	if err != nil {
+		return fmt.Errorf("no Berth answers at %s: %w. Start it with: berth up --detach", address, err)
+	}
+	return conn.Close()
 }
 
 // Logf says what is going on, with --verbose.

@@ -57,30 +57,37 @@ func status(ctx context.Context, e *cmd.Env) (map[string]any, error) {
 	if s.Provider == "local" && !s.Root {
 		problems = append(problems, notRoot)
 	}
-	client, _, err := e.Client()
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close()
-	clusters, err := client.List(ctx, armclient.Request{Path: "/subscriptions/" + s.SubscriptionID + "/providers/Microsoft.ContainerService/managedClusters", Version: "2024-05-01"})
-	if err != nil {
+	if err := inventory(ctx, e, s.SubscriptionID, out); err != nil {
 		problems = append(problems, "It does not answer: "+err.Error())
-	} else {
-		all, err := client.List(ctx, armclient.Request{Path: "/subscriptions/" + s.SubscriptionID + "/resources", Version: "2021-04-01"})
-		if err != nil {
-			return nil, err
-		}
-		out["resources"] = float64(len(all))
-		list := []any{}
-		for _, c := range clusters {
-			m := c.(map[string]any)
-			props, _ := m["properties"].(map[string]any)
-			list = append(list, map[string]any{"id": m["id"], "name": m["name"], "provisioningState": props["provisioningState"]})
-		}
-		out["clusters"] = list
 	}
 	if problems != nil {
 		out["problems"] = problems
 	}
 	return out, nil
+}
+
+// inventory adds what the installation has.
+func inventory(ctx context.Context, e *cmd.Env, subscription string, out map[string]any) error {
+	client, _, err := e.Client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	scope := "/subscriptions/" + subscription
+	clusters, err := client.List(ctx, armclient.Request{Path: scope + "/providers/Microsoft.ContainerService/managedClusters", Version: "2024-05-01"})
+	if err != nil {
+		return err
+	}
+	all, err := client.List(ctx, armclient.Request{Path: scope + "/resources", Version: "2021-04-01"})
+	if err != nil {
+		return err
+	}
+	list := []any{}
+	for _, c := range clusters {
+		m, _ := c.(map[string]any)
+		props, _ := m["properties"].(map[string]any)
+		list = append(list, map[string]any{"id": m["id"], "name": m["name"], "provisioningState": props["provisioningState"]})
+	}
+	out["resources"], out["clusters"] = float64(len(all)), list
+	return nil
 }
