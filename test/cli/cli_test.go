@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -76,7 +76,7 @@ func clear(e *testscript.Env) {
 	}
 	for _, state := range states {
 		home := filepath.Dir(state)
-		if log, err := os.ReadFile(filepath.Join(home, "berth.log")); err == nil && strings.Contains(string(log), "panic") {
+		if log, err := os.ReadFile(filepath.Join(home, "berth.log")); err == nil && bytes.Contains(log, []byte("panic")) {
 			e.T().Log(string(log))
 			defer e.T().FailNow() // after the rest is gone
 		}
