@@ -214,7 +214,8 @@ func listen(cfg Config, in Installation) (net.Listener, Installation, error) {
 // kernel declares the resource types and makes their manager.
 func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provider) (*resource.Manager, *authorization.Service, error) {
 	m := &resource.Manager{
-		Store: st, Tenant: in.Tenant, Now: cfg.Now, NewID: uuid.NewString, Jitter: rand.Float64,
+		Logger: cfg.Logger,
+		Store:  st, Tenant: in.Tenant, Now: cfg.Now, NewID: uuid.NewString, Jitter: rand.Float64,
 		Locate: func(name string) (string, bool) { r, ok := region.Lookup(name); return r.Name, ok },
 	}
 	clusters := &containerservice.Service{Provider: provider, Size: size, Suggest: vmsize.Suggest, Dependents: machinelearning.Dependents}

@@ -87,7 +87,17 @@ type sweep struct {
 func (w *sweep) start(armed bool) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w.prov = &counting{Provider: fake.New(w.world, fake.Options{})}
+	crash := func() {
+		if strings.Contains(w.kind, "crash") {
+			w.crash.Store(true)
+			cancel()
+		}
+	}
+	inStore, after := strings.HasPrefix(w.kind, "store"), strings.Contains(w.kind, "after")
+	w.prov = &counting{Provider: fake.New(w.world, fake.Options{}), onFault: crash, after: after}
+	if armed && !inStore {
+		w.prov.at = w.k
+	}
 	cfg := app.Config{Home: w.home, Provider: "fake", UseProvider: w.prov, Lease: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	var faulty *storetest.Faulty
 	cfg.WrapStore = func(s store.Store) store.Store {
@@ -106,25 +116,12 @@ func (w *sweep) start(armed bool) {
 		w.t.Fatalf("Run: %v", err)
 	}
 	w.store = faulty
-	if !armed {
-		return
-	}
-	crash := func() {
-		if strings.Contains(w.kind, "crash") {
-			w.crash.Store(true)
-			cancel()
+	if armed && inStore {
+		mode := storetest.FailBefore
+		if after {
+			mode = storetest.FailAfter
 		}
-	}
-	base := faulty.Calls()
-	faulty.OnFault, w.prov.onFault = crash, crash
-	faulty.Mode = storetest.FailBefore
-	if strings.Contains(w.kind, "after") {
-		faulty.Mode, w.prov.after = storetest.FailAfter, true
-	}
-	if strings.HasPrefix(w.kind, "store") {
-		faulty.At = base + w.k
-	} else {
-		w.prov.at = w.k
+		faulty.Arm(storetest.Fault{In: w.k, Mode: mode, OnFault: crash})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ type Manager struct {
 	NewID    func() string
 	// Locate returns the canonical name of a region, e.g. westeurope for "West Europe".
 	Locate func(name string) (string, bool)
+	Logger *slog.Logger
 	// Jitter returns a value in [0, 1) that spreads retries.
 	Jitter func() float64
 

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -181,7 +180,7 @@ func (m *Manager) conclude(ctx context.Context, w store.Wakeup, p *pass, out Out
 	retry := out.state == "" && out.err != nil
 	if retry {
 		out.after = m.backoff(key)
-		slog.WarnContext(ctx, "reconcile will retry", "resource", p.row.ID, "after", out.after, "error", out.err.Error())
+		m.Logger.WarnContext(ctx, "reconcile will retry", "resource", p.row.ID, "after", out.after, "error", out.err.Error())
 	} else {
 		m.forget(key)
 	}

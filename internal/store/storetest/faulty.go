@@ -22,25 +22,46 @@ const (
 // ErrInjected is what the failing call returns.
 var ErrInjected = errors.New("this call of the store was made to fail")
 
-// Faulty is a store whose k-th Update or LeaseDue fails. OnFault, if set, is called then: a
-// crash sweep ends the server there.
+// Fault is what goes wrong once.
+type Fault struct {
+	In      int64 // the call that fails, counted from 1 from now on
+	Mode    Mode
+	OnFault func() // if set, called then: a crash sweep ends the server there
+}
+
+// Faulty is a store of which one Update or LeaseDue fails, once it is armed.
 type Faulty struct {
 	store.Store
-	At      int64 // the call that fails, counted from 1; 0 means none
-	Mode    Mode
-	OnFault func()
 
 	calls atomic.Int64
+	fault atomic.Pointer[armed]
+}
+
+type armed struct {
+	Fault
+	at int64
+}
+
+// Arm makes a later call fail.
+func (f *Faulty) Arm(fault Fault) {
+	f.fault.Store(&armed{fault, f.calls.Load() + fault.In})
 }
 
 // Calls is how many calls were counted.
 func (f *Faulty) Calls() int64 { return f.calls.Load() }
 
-func (f *Faulty) hit() bool { return f.calls.Add(1) == f.At }
+// hit counts a call and returns the fault that it meets, nil for none.
+func (f *Faulty) hit() *armed {
+	n := f.calls.Add(1)
+	if a := f.fault.Load(); a != nil && a.at == n {
+		return a
+	}
+	return nil
+}
 
-func (f *Faulty) fault() error {
-	if f.OnFault != nil {
-		f.OnFault()
+func (a *armed) strike() error {
+	if a.OnFault != nil {
+		a.OnFault()
 	}
 	return ErrInjected
 }
@@ -48,12 +69,12 @@ func (f *Faulty) fault() error {
 // Update implements store.Store.
 func (f *Faulty) Update(ctx context.Context, fn func(store.Tx) error) error {
 	hit := f.hit()
-	if hit && f.Mode == FailBefore {
-		return f.fault()
+	if hit != nil && hit.Mode == FailBefore {
+		return hit.strike()
 	}
 	err := f.Store.Update(ctx, fn)
-	if hit && err == nil {
-		return f.fault()
+	if hit != nil && err == nil {
+		return hit.strike()
 	}
 	return err
 }
@@ -65,8 +86,10 @@ func (f *Faulty) LeaseDue(ctx context.Context, now time.Time, owner string, ttl 
 		return nil, err
 	}
 	w, err := f.Store.LeaseDue(ctx, now, owner, ttl, limit)
-	if err == nil && len(w) > 0 && f.hit() {
-		return nil, f.fault() // the lease is lost; it has to run out
+	if err == nil && len(w) > 0 {
+		if hit := f.hit(); hit != nil {
+			return nil, hit.strike() // the lease is lost; it has to run out
+		}
 	}
 	return w, err
 }
