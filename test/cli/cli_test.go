@@ -42,6 +42,7 @@ func TestScripts(t *testing.T) {
 	az := os.Getenv("BERTH_AZ")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
+		WorkdirRoot:         t.TempDir(), // which goes even when only some scripts run
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
