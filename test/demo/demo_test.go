@@ -3,6 +3,8 @@ package demo
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -12,17 +14,26 @@ import (
 	"testing"
 )
 
-// proofs are lines that the demo prints only when what they say is so.
-var proofs = []string{
-	`myaks: Succeeded, 3 x Standard_D3_v2`,      // C1, C3
-	`(?m)( +\S+-vmss\d+ +Ready .*\n){3}`,        // three Ready nodes
-	`(?m)( +\S+ +Standard_D3_v2 +4 +14Gi\n){3}`, // with that size's capacity
-	`It answers: hello from`,
-	`myexistingcluster +Succeeded`,                            // A8
-	`/resourcegroups/demo-rg/.*/myexistingcluster"`,           // A2
-	`attached: Succeeded`,                                     // A1
-	`attached: AKS, Succeeded\n +myaks: AKS, Succeeded`,       // C4
-	`attached: gone`, `myaks: gone`, `nothing is left behind`, // A6
+// proof is a line that the demo prints only when what it says is so.
+type proof struct {
+	line       string
+	client     string // with the operation, for the conformance page; "" for none
+	operation  string
+	behaviours []string
+}
+
+var proofs = []proof{
+	{`myaks: Succeeded, 3 x Standard_D3_v2`, "azureml-core", "ComputeTarget.create with the default configuration, three nodes", []string{"C1", "C3", "C6"}},
+	{`(?m)( +\S+-vmss\d+ +Ready .*\n){3}`, "", "", nil},
+	{`(?m)( +\S+ +Standard_D3_v2 +4 +14Gi\n){3}`, "", "", nil},
+	{`It answers: hello from`, "", "", nil},
+	{`myexistingcluster +Succeeded`, "azure-cli", "az aks create", []string{"A8"}},
+	{`/resourcegroups/demo-rg/.*/myexistingcluster"`, "azure-cli", "az aks show --query id", []string{"A2"}},
+	{`attached: Succeeded`, "azureml-core", "ComputeTarget.attach", []string{"A1", "A7"}},
+	{`attached: AKS, Succeeded\n +myaks: AKS, Succeeded`, "azureml-core", "ComputeTarget.list", []string{"C4"}},
+	{`attached: gone`, "azureml-core", "AksCompute.detach", []string{"A6"}},
+	{`myaks: gone`, "azureml-core", "AksCompute.delete", []string{"A6"}},
+	{`nothing is left behind`, "", "", nil},
 }
 
 func TestDemo_C1_C3_C4_A1_A2_A6_A8(t *testing.T) {
@@ -56,9 +67,24 @@ func TestDemo_C1_C3_C4_A1_A2_A6_A8(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	versions := map[string]string{"azureml-core": version(t, python, "azureml-core"), "azure-cli": version(t, filepath.Join(filepath.Dir(az), "python"), "azure-cli")}
+	var results bytes.Buffer
 	for _, p := range proofs {
-		if !regexp.MustCompile(p).MatchString(out.String()) {
-			t.Errorf("the demo did not show %s", p)
+		result := "pass"
+		if !regexp.MustCompile(p.line).MatchString(out.String()) {
+			result = "fail"
+			t.Errorf("the demo did not show %s", p.line)
+		}
+		if p.client == "" {
+			continue
+		}
+		if err := json.NewEncoder(&results).Encode(map[string]any{"client": p.client, "version": versions[p.client], "operation": p.operation + ", real clusters", "behaviours": p.behaviours, "result": result}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if folder := os.Getenv("BERTH_CONFORMANCE"); folder != "" {
+		if err := os.WriteFile(filepath.Join(folder, "demo.jsonl"), results.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
 	for thing := range machine(t) {
@@ -66,6 +92,16 @@ func TestDemo_C1_C3_C4_A1_A2_A6_A8(t *testing.T) {
 			t.Errorf("the demo left this behind: %s", thing)
 		}
 	}
+}
+
+// version asks a Python what version of a package it has.
+func version(t *testing.T, python, name string) string {
+	t.Helper()
+	out, err := exec.Command(python, "-c", "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // machine is what clusters could leave on it: network namespaces, links, mounts and tables
