@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	_ "github.com/berthdev/berth/internal/cli" // what the scripts run: when it changes, go test must not answer from its cache
 )
 
 // berth is the program under test.
