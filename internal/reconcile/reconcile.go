@@ -37,6 +37,10 @@ type Runner struct {
 // because the machine's clock may jump.
 const longestSleep = 5 * time.Second
 
+// triesToStore is how often a pass that failed tries to store that, a second apart: a disk that
+// was full for a moment costs a second then, and not the rest of the lease.
+const triesToStore = 10
+
 // Run works until ctx ends, and returns when all passes have ended.
 func (r *Runner) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -45,12 +49,22 @@ func (r *Runner) Run(ctx context.Context) error {
 	for range r.Workers {
 		free <- struct{}{}
 	}
+	latest := r.Now().Round(0) // the clock on the wall, which can go back
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-free:
 		}
+		now := r.Now().Round(0)
+		if now.Before(latest.Add(-time.Second)) {
+			r.Logger.WarnContext(ctx, "the machine's clock went back; all work is looked at again", "by", latest.Sub(now))
+			if err := r.Store.WakeAll(ctx, now, r.Lease); err != nil {
+				r.Logger.ErrorContext(ctx, "waking all work failed; trying again", "error", err)
+				now = latest // so that the next round finds the same
+			}
+		}
+		latest = now
 		due, err := r.Store.LeaseDue(ctx, r.Now(), r.Owner, r.Lease, 1)
 		if err != nil || len(due) == 0 {
 			free <- struct{}{}
@@ -70,18 +84,27 @@ func (r *Runner) Run(ctx context.Context) error {
 }
 
 func (r *Runner) sleep(ctx context.Context, failed error) {
-	wait := longestSleep
+	pause := longestSleep
 	if failed != nil {
-		wait = time.Second
+		pause = time.Second
 	} else if at, ok, err := r.Store.NextDue(ctx, r.Now()); err == nil && ok {
-		wait = min(wait, max(at.Sub(r.Now()), time.Millisecond))
+		pause = min(pause, max(at.Sub(r.Now()), time.Millisecond))
 	}
-	timer := time.NewTimer(wait)
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
 	case <-r.Store.Woken():
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
 	}
 }
 
@@ -95,8 +118,16 @@ func (r *Runner) pass(ctx context.Context, w store.Wakeup) {
 		return
 	}
 	r.Logger.ErrorContext(ctx, "reconcile pass failed; it will be tried again", "resource", w.Key, "error", err)
-	if err := r.Worker.RetryLater(ctx, w); err != nil {
-		r.Logger.ErrorContext(ctx, "the retry could not be stored; the lease will run out instead", "resource", w.Key, "error", err)
+	for tries := 0; ; tries++ {
+		err := r.Worker.RetryLater(ctx, w)
+		if err == nil {
+			return
+		}
+		if tries == triesToStore || ctx.Err() != nil {
+			r.Logger.ErrorContext(ctx, "the retry could not be stored; the lease will run out instead", "resource", w.Key, "error", err)
+			return
+		}
+		wait(ctx, time.Second)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,6 +76,17 @@ func (q *queue) NextDue(_ context.Context, now time.Time) (time.Time, bool, erro
 		}
 	}
 	return next, !next.IsZero(), nil
+}
+
+func (q *queue) WakeAll(_ context.Context, now time.Time, _ time.Duration) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for key, at := range q.due {
+		if at.After(now) {
+			q.due[key] = now
+		}
+	}
+	return nil
 }
 
 func (q *queue) Woken() <-chan struct{} { return q.woken }
@@ -217,6 +229,35 @@ func TestRunner_SurvivesFailures(t *testing.T) {
 			if !strings.Contains(log.String(), text) {
 				t.Errorf("the log does not say %q:\n%s", text, log.String())
 			}
+		}
+	})
+}
+
+func TestRunner_ClockGoesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		var back atomic.Int64 // what the clock on the wall lags
+		clock := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+		done := time.Time{}
+		w := &worker{q: q, pass: func(context.Context, string) error { done = time.Now(); return nil }}
+		begin := time.Now()
+		q.wake("soon", begin.Add(time.Minute))
+		ctx, cancel := context.WithCancel(t.Context())
+		r := &Runner{Store: q, Worker: w, Owner: "me", Workers: 1, Lease: 10 * time.Second, Now: clock, Logger: slog.New(slog.DiscardHandler)}
+		ended := make(chan error)
+		go func() { ended <- r.Run(ctx) }()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		back.Store(int64(24 * time.Hour))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if done.IsZero() || done.Sub(begin) > 2*time.Minute {
+			t.Errorf("what was due after a minute was done after %v", done.Sub(begin))
 		}
 	})
 }

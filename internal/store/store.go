@@ -21,6 +21,8 @@ var (
 	ErrExists   = errors.New("already exists")
 	// ErrStale says that the row changed since it was read: read again and retry.
 	ErrStale = errors.New("changed since it was read")
+	// ErrDisk says that nothing was written, because the disk took no more or failed.
+	ErrDisk = errors.New("the disk is full or failing")
 )
 
 // ClaimedError says that a name is held by another owner.
@@ -46,6 +48,11 @@ type Store interface {
 	// NextDue is the earliest time at which a wake-up that nobody holds becomes due;
 	// ok is false when there is none.
 	NextDue(ctx context.Context, now time.Time) (at time.Time, ok bool, err error)
+
+	// WakeAll makes every wake-up due by now, and lets no lease outlast now+ttl. It is for a
+	// clock that went back: what was to happen in a minute would wait for the clock to
+	// come round again.
+	WakeAll(ctx context.Context, now time.Time, ttl time.Duration) error
 
 	// Woken is signalled (without blocking, with capacity one) after an Update that
 	// added a wake-up. It saves a local reconciler from polling; it is no promise.

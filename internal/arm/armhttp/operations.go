@@ -98,7 +98,7 @@ func (r *request) operation() error {
 	if strings.EqualFold(lastType(r.path.ID), resultsPath) {
 		return r.operationResult(op, row)
 	}
-	return r.reply(http.StatusOK, operationBody(r.path.ID, op, row))
+	return r.reply(http.StatusOK, operationBody(r.path.ID, op, row, r.server.Manager.Now()))
 }
 
 func lastType(id armid.ID) string {
@@ -108,7 +108,7 @@ func lastType(id armid.ID) string {
 
 // operationBody is ARM's operation status. Its properties say what the work waits for,
 // so that a client can show progress.
-func operationBody(id armid.ID, op *store.Operation, row *store.Resource) map[string]any {
+func operationBody(id armid.ID, op *store.Operation, row *store.Resource, now time.Time) map[string]any {
 	out := map[string]any{"id": id.String(), "name": op.ID, "status": op.Status, "startTime": resource.Timestamp(op.Start)}
 	if op.End != nil {
 		out["endTime"] = resource.Timestamp(*op.End)
@@ -121,7 +121,7 @@ func operationBody(id armid.ID, op *store.Operation, row *store.Resource) map[st
 	}
 	if row != nil && row.OperationID == op.ID {
 		if rec, err := resource.RecordOf(row); err == nil && rec.Waiting != "" {
-			out["properties"] = map[string]any{"waitingFor": rec.Waiting, "elapsed": time.Since(op.Start).Round(time.Millisecond).String()}
+			out["properties"] = map[string]any{"waitingFor": rec.Waiting, "elapsed": now.Sub(op.Start).Round(time.Millisecond).String()}
 		}
 	}
 	return out

@@ -78,6 +78,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	}()
 	r.headers()
 	err := r.serve()
+	if errors.Is(err, store.ErrDisk) {
+		e := armerr.New(armerr.CodeServiceUnavailable, "Berth could not write its state: the disk with its home folder is full or failing. Nothing was changed. Free some space there, then send the request again.")
+		e.RetryAfter = 5 * time.Second
+		err = e.Because(err)
+	}
 	if err != nil {
 		s.logFailure(r, err)
 		armerr.Write(w, err)

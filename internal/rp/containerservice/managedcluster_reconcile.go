@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
@@ -61,7 +62,7 @@ func (s *Service) reconcile(ctx context.Context, o *object) resource.Outcome {
 	if why == "" {
 		why = obs.Reason
 	}
-	return resource.Waiting(stepPoll, why)
+	return resource.Waiting(stepPoll, fmt.Sprintf("the cluster to be ready (%s)", strings.TrimSuffix(why, ".")))
 }
 
 func (s *Service) done(o *object, mem *memory, obs cluster.Observation) resource.Outcome {

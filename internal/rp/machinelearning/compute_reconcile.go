@@ -29,7 +29,8 @@ const (
 
 // memory is what the reconciler remembers of a compute.
 type memory struct {
-	Created bool `json:"created,omitempty"` // the managed cluster was asked for
+	Created bool  `json:"created,omitempty"` // the managed cluster was asked for
+	Asked   int64 `json:"asked,omitempty"`   // generation of the compute for which that was last
 }
 
 // target is the managed cluster of a compute as the store has it now.
@@ -99,6 +100,9 @@ func (s *Service) reconcileCompute(ctx context.Context, o *object) resource.Outc
 		return resource.Waiting(clusterPoll, s.clusterProgress(t))
 	}
 	if t.row.State == resource.StateFailed {
+		if fresh && !attached && mem.Asked != o.Row.Generation {
+			return s.createCluster(o, &mem, id) // a client tries again, so its cluster is tried again
+		}
 		return s.clusterFailed(t, attached)
 	}
 	if out, ok := s.scale(o, t, attached, fresh); ok {
@@ -145,7 +149,7 @@ func (s *Service) createCluster(o *object, mem *memory, id armid.ID) resource.Ou
 	if n := p.Networking; n != nil {
 		doc.Properties.NetworkProfile.ServiceCIDR, doc.Properties.NetworkProfile.DNSServiceIP = n.ServiceCIDR, n.DNSServiceIP
 	}
-	mem.Created = true
+	mem.Created, mem.Asked = true, o.Row.Generation
 	remember(o, mem)
 	o.Status.Properties = Compute{ResourceID: id.String(), IsAttachedCompute: ptr(false), ComputeLocation: location}
 	o.Then(func(ctx context.Context, tx store.Tx) error { return s.putCluster(ctx, tx, o, id, doc) })

@@ -40,6 +40,14 @@ func (s *Store) LeaseDue(ctx context.Context, now time.Time, owner string, ttl t
 	return out, nil
 }
 
+// WakeAll brings wake-ups that lie ahead to now.
+func (s *Store) WakeAll(ctx context.Context, now time.Time, ttl time.Duration) error {
+	return s.submit(ctx, func(t *tx) error {
+		t.woke = true
+		return t.c.exec(ctx, "UPDATE wakeups SET due_at = min(due_at, ?1), again_at = min(again_at, ?1), lease_until = min(lease_until, ?2)", nanos(now), nanos(now.Add(ttl)))
+	})
+}
+
 // NextDue is when the next wake-up becomes due, or a lease runs out.
 func (s *Store) NextDue(ctx context.Context, _ time.Time) (at time.Time, ok bool, err error) {
 	err = s.View(ctx, func(r store.ReadTx) error {

@@ -16,11 +16,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
-	_ "modernc.org/sqlite" // the database/sql driver
+	"modernc.org/sqlite" // also the database/sql driver
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/berthdev/berth/internal/store"
 )
@@ -157,9 +159,9 @@ func (s *Store) Close() error {
 		close(s.closing)
 		s.closed.Wait()
 		for range cap(s.readers) {
-			<-s.readers
+			err = errors.Join(err, (<-s.readers).close())
 		}
-		err = errors.Join(s.db.Close(), s.lock.Close())
+		err = errors.Join(err, s.db.Close(), s.lock.Close())
 	})
 	return err
 }
@@ -243,6 +245,7 @@ const largestBatch = 64 // Updates in one commit
 // write is the one goroutine that writes.
 func (s *Store) write(c *conn) {
 	defer s.closed.Done()
+	defer func() { _ = c.close() }() // everything is committed; a failure to close changes nothing
 	for {
 		select {
 		case j := <-s.jobs:
@@ -339,6 +342,15 @@ func newConn(ctx context.Context, db *sql.DB) (*conn, error) {
 	return &conn{c: c, stmts: map[string]*sql.Stmt{}}, nil
 }
 
+// close gives the connection back; sql.DB leaves alone what is not.
+func (c *conn) close() error {
+	var err error
+	for _, st := range c.stmts {
+		err = errors.Join(err, st.Close())
+	}
+	return errors.Join(err, c.c.Close())
+}
+
 func (c *conn) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
 	if st, ok := c.stmts[query]; ok {
 		return st, nil
@@ -362,6 +374,10 @@ func (c *conn) execN(ctx context.Context, query string, args ...any) (int64, err
 		return 0, err
 	}
 	res, err := st.ExecContext(ctx, args...)
+	var failed *sqlite.Error
+	if errors.As(err, &failed) && slices.Contains([]int{sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}, failed.Code()&0xff) {
+		return 0, fmt.Errorf("%w: %w", store.ErrDisk, err)
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		"EarlierWakeWins":               earlierWake,
 		"SettlingALostLeaseIsStale":     lostLease,
 		"NextDueSeesFreeAndLeasedWork":  nextDue,
+		"WakeAllMakesEverythingDue":     wakeAll,
 		"WokenIsSignalled":              woken,
 		"ClaimsAreUnique":               claims,
 		"SecretsAndValuesRoundTrip":     secrets,
@@ -453,6 +454,26 @@ func nextDue(t *testing.T, s store.Store) {
 	if n, _ := next(); !n.Equal(at.Add(time.Minute)) {
 		t.Errorf("next due %v, want the end of the lease", n)
 	}
+}
+
+func wakeAll(t *testing.T, s store.Store) {
+	wake(t, s, "/leased", at)
+	held := lease(t, s, at, 1)
+	wake(t, s, "/later", at.Add(time.Hour))
+	back := at.Add(-24 * time.Hour)
+	if got := lease(t, s, back, 9); len(got) != 0 {
+		t.Fatalf("%v are due a day early", got)
+	}
+	if err := s.WakeAll(context.Background(), back, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if got := lease(t, s, back, 9); len(got) != 1 || got[0].Key != "/later" {
+		t.Errorf("due are %v; want what waited, and not what is held", got)
+	}
+	if got := lease(t, s, back.Add(time.Second), 9); len(got) != 1 || got[0].Key != "/leased" {
+		t.Errorf("a second later due are %v; want what was held", got)
+	}
+	wantErr(t, s.Update(context.Background(), func(tx store.Tx) error { return tx.Settle(held[0]) }), store.ErrStale)
 }
 
 func woken(t *testing.T, s store.Store) {
