@@ -30,8 +30,8 @@ go build -o "$root/.build/gotestsum" gotest.tools/gotestsum || exit 1
 gotestsum() { "$root/.build/gotestsum" --format pkgname-and-test-fails --hide-summary skipped --junitfile "$results/$1.xml" -- "${@:2}"; }
 
 # Real clusters are measured against deadlines, so nothing else runs beside them.
-suite go gotestsum go -race -timeout 25m -p 2 $(go list ./... | grep -v -e internal/cluster/local -e test/demo)
-suite local gotestsum local -timeout 25m -p 1 ./internal/cluster/local/... ./test/demo
+suite go gotestsum go -race -timeout 25m -p 2 $(go list ./... | grep -v -e internal/cluster/local -e test/realcluster)
+suite local gotestsum local -timeout 25m -p 1 ./internal/cluster/local/... ./test/realcluster
 suite kube bash -c "cd kube && '$root/.build/gotestsum' --format pkgname-and-test-fails --junitfile '$results/kube.xml' -- ./internal/..."
 if [ -x test/clients/run.sh ]; then suite clients test/clients/run.sh; fi
 

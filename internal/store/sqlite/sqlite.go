@@ -85,6 +85,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
+// lockPatience is how long a start waits for the lock: a process that was killed has it until
+// its last thread has ended, a moment after it seems to be gone.
+const lockPatience = 2 * time.Second
+
 // takeLock keeps a second process away from the file; the kernel drops the lock when the
 // process ends, however it ends.
 func takeLock(path string) (*os.File, error) {
@@ -92,10 +96,13 @@ func takeLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the store's lock: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("the store is in use by another berth (lock %s). Stop that one, or choose another BERTH_HOME", path), f.Close())
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
+			return f, nil
+		} else if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
+			return nil, errors.Join(fmt.Errorf("the store is in use by another berth (lock %s). Stop that one, or choose another BERTH_HOME", path), f.Close())
+		}
 	}
-	return f, nil
 }
 
 func (s *Store) open(ctx context.Context, path string) error {
