@@ -36,7 +36,6 @@ const (
 	CodeResourceNotFound          = "ResourceNotFound"
 	CodeServiceUnavailable        = "ServiceUnavailable"
 	CodeSubscriptionNotFound      = "SubscriptionNotFound"
-	CodeTooManyRequests           = "TooManyRequests"
 	CodeNameTaken                 = "NameAlreadyTaken"
 	CodeInvalidLocation           = "InvalidLocation"
 	CodeInvalidResourceLocation   = "InvalidResourceLocation"
@@ -92,7 +91,6 @@ var codes = map[string]Code{
 	CodeResourceNotFound:          {http.StatusNotFound, "There is no such resource."},
 	CodeServiceUnavailable:        {http.StatusServiceUnavailable, "Berth can not serve the request now, for instance because it is stopping."},
 	CodeSubscriptionNotFound:      {http.StatusNotFound, "There is no such subscription."},
-	CodeTooManyRequests:           {http.StatusTooManyRequests, "Too many writes raced for one resource; try again after Retry-After."},
 	CodeNameTaken:                 {http.StatusConflict, "The name is unique in a wider scope, and taken there."},
 	CodeInvalidLocation:           {http.StatusBadRequest, "The location is missing."},
 	CodeInvalidResourceLocation:   {http.StatusConflict, "The resource exists in another location."},
