@@ -31,8 +31,8 @@ gotestsum() { "$root/.build/gotestsum" --format pkgname-and-test-fails --hide-su
 
 # Real clusters are measured against deadlines, so nothing else runs beside them.
 suite go gotestsum go -race -timeout 25m -p 2 $(go list ./... | grep -v -e internal/cluster/local -e test/realcluster)
-suite local gotestsum local -timeout 25m -p 1 ./internal/cluster/local/... ./test/realcluster
-suite kube bash -c "cd kube && '$root/.build/gotestsum' --format pkgname-and-test-fails --junitfile '$results/kube.xml' -- ./internal/..."
+suite local gotestsum local -count=1 -timeout 25m -p 1 ./internal/cluster/local/... ./test/realcluster
+suite kube bash -c "cd kube && CGO_ENABLED=0 '$root/.build/gotestsum' --format pkgname-and-test-fails --junitfile '$results/kube.xml' -- -trimpath ./internal/..." # flags of kube.mk, whose build is in the cache
 if [ -x test/clients/run.sh ]; then suite clients test/clients/run.sh; fi
 
 phase count
