@@ -13,7 +13,7 @@ include kube.mk
 ##@ Main
 
 .PHONY: demo
-demo: build venvs ## Create and attach real clusters with unmodified clients, on this machine (root)
+demo: $(if $(filter fake,$(BERTH_DEMO_PROVIDER)),berth,build) venvs ## Create and attach real clusters with unmodified clients, on this machine (root)
 	./demo/demo.sh
 
 .PHONY: test
