@@ -123,10 +123,10 @@ var volatile = []struct {
 }{
 	{regexp.MustCompile(`https://127\.0\.0\.\d+:\d+`), "{cluster}"},
 	{regexp.MustCompile(`[a-z0-9-]+\.hcp\.`), "{dns}.hcp."},
-	{regexp.MustCompile(`myaks[0-9a-f]{10}`), "myaks{hash}"},
 	{regexp.MustCompile(`("dnsPrefix": "[a-z0-9]+-)[0-9a-f]+"`), `${1}{hash}"`},
 	{regexp.MustCompile(`("resourceUID": )"[0-9a-f]+"`), `${1}"{hash}"`},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "{guid}"},
+	{regexp.MustCompile(`\b((?:cluster(?:Admin|User)_)?[a-z]+)[0-9a-f]{10}\b`), "${1}{hash}"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)`), "{time}"},
 	{regexp.MustCompile(`[A-Za-z0-9+/=]{100,}`), `{base64}`},
 	{regexp.MustCompile(`("e[tT]ag": )"(\\"|[^"])*"`), `$1"{etag}"`},

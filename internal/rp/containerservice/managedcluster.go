@@ -338,20 +338,28 @@ func admitNetwork(d *draft) {
 		}
 		n.DNSServiceIP = ip.String()
 	}
-	if pods.Overlaps(services) {
-		d.Fail(at+"serviceCidr", "the ranges for services (%s) and pods (%s) overlap. Choose ranges apart.", services, pods)
-	}
-	if services.Bits() < 12 || services.Bits() > 28 {
-		d.Fail(at+"serviceCidr", "%s has a prefix length outside 12 to 28.", services)
-	}
 	if ip, err := netip.ParseAddr(n.DNSServiceIP); err == nil {
-		first := services.Addr().Next()
-		if !services.Contains(ip) || ip == services.Addr() || ip == first {
-			d.Fail(at+"dnsServiceIP", "%s is not inside the range for services, %s, beyond its first address. %s would do.", ip, services, first.Next())
-		}
+		CheckServices(pods, services, ip, func(field, format string, args ...any) { d.Fail(at+field, format, args...) })
 	}
 	if room := 1 << max(0, nodePrefixBits-pods.Bits()); pods.Bits() > nodePrefixBits || d.New.Properties.Nodes() > room {
 		d.Fail(at+"podCidr", "%s has room for %d nodes, a /%d each; the pools ask for %d. Choose a larger range.", pods, room, nodePrefixBits, d.New.Properties.Nodes())
+	}
+}
+
+// DefaultPods is the range that pods get when nobody says otherwise.
+var DefaultPods = netip.MustParsePrefix(defaultPodCIDR)
+
+// CheckServices reports what is wrong with a range for services beside that of the pods, and
+// with the address of cluster DNS in it.
+func CheckServices(pods, services netip.Prefix, dns netip.Addr, fail func(field, format string, args ...any)) {
+	if pods.Overlaps(services) {
+		fail("serviceCidr", "the ranges for services (%s) and pods (%s) overlap. Choose ranges apart.", services, pods)
+	}
+	if services.Bits() < 12 || services.Bits() > 28 {
+		fail("serviceCidr", "%s has a prefix length outside 12 to 28.", services)
+	}
+	if first := services.Addr().Next(); !services.Contains(dns) || dns == services.Addr() || dns == first {
+		fail("dnsServiceIP", "%s is not inside the range for services, %s, beyond its first address. %s would do.", dns, services, first.Next())
 	}
 }
 

@@ -365,8 +365,10 @@ func admitNetworking(d *draft, p *AKS) {
 	}
 	services, err := netip.ParsePrefix(n.ServiceCIDR)
 	dns, err2 := netip.ParseAddr(n.DNSServiceIP)
-	if err == nil && err2 == nil && !services.Contains(dns) {
-		d.Fail(at+"aksNetworkingConfiguration.dnsServiceIP", "%s is not inside serviceCidr, %s. Choose an address inside it.", dns, services)
+	if err == nil && err2 == nil {
+		containerservice.CheckServices(containerservice.DefaultPods, services.Masked(), dns, func(field, format string, args ...any) {
+			d.Fail(at+"aksNetworkingConfiguration."+field, format, args...)
+		})
 	}
 	if (n.ServiceCIDR == "") != (n.DNSServiceIP == "") {
 		d.Fail(at+"aksNetworkingConfiguration", "serviceCidr and dnsServiceIP belong together. Give both or none.")
