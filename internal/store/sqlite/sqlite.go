@@ -176,17 +176,22 @@ func (s *Store) Close() error {
 // Woken is signalled after an Update that added a wake-up.
 func (s *Store) Woken() <-chan struct{} { return s.woken }
 
-// View runs fn on a snapshot.
-func (s *Store) View(ctx context.Context, fn func(store.ReadTx) error) (err error) {
-	var c *conn
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+// usable refuses calls of those who gave up already, and of all once the store closes.
+func (s *Store) usable(ctx context.Context) error {
 	select {
 	case <-s.closing:
 		return ErrClosed
 	default:
+		return ctx.Err()
 	}
+}
+
+// View runs fn on a snapshot.
+func (s *Store) View(ctx context.Context, fn func(store.ReadTx) error) (err error) {
+	if err := s.usable(ctx); err != nil {
+		return err
+	}
+	var c *conn
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -224,15 +229,10 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 }
 
 func (s *Store) submit(ctx context.Context, fn func(*tx) error) error {
-	if err := ctx.Err(); err != nil {
+	if err := s.usable(ctx); err != nil {
 		return err
 	}
 	j := &job{ctx: ctx, fn: fn, done: make(chan struct{})}
-	select {
-	case <-s.closing:
-		return ErrClosed
-	default:
-	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
