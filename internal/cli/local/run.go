@@ -101,11 +101,10 @@ func run(e *cmd.Env, args []string) error {
 	if err := signInAz(azure, c); err != nil {
 		return fmt.Errorf("preparing az's configuration: %w", err)
 	}
+	vars = append(vars, clientenv.SignIn(clientenv.Principal{Subscription: c.SubscriptionID, Tenant: c.TenantID, Client: c.ClientID, Secret: c.ClientSecret})...)
 	vars = append(vars,
-		clientenv.Var{Name: "AZURE_CONFIG_DIR", Value: azure}, clientenv.Var{Name: "AZURE_SUBSCRIPTION_ID", Value: c.SubscriptionID},
-		clientenv.Var{Name: "AZURE_TENANT_ID", Value: c.TenantID}, clientenv.Var{Name: "AZURE_CLIENT_ID", Value: c.ClientID},
-		clientenv.Var{Name: "AZURE_CLIENT_SECRET", Value: c.ClientSecret}, clientenv.Var{Name: "BERTH_HOME", Value: string(home)},
-		clientenv.Var{Name: "AZURE_CORE_COLLECT_TELEMETRY", Value: "false"},
+		clientenv.Var{Name: "AZURE_CONFIG_DIR", Value: azure}, clientenv.Var{Name: "AZURE_CORE_COLLECT_TELEMETRY", Value: "false"},
+		clientenv.Var{Name: "BERTH_HOME", Value: string(home)},
 	)
 	path, err := exec.LookPath(args[0])
 	if err != nil {

@@ -43,6 +43,23 @@ func Vars(s Settings) []Var {
 	}
 }
 
+// Principal is the service principal that clients sign in as, and where.
+type Principal struct{ Subscription, Tenant, Client, Secret string }
+
+// SignIn returns the variables from which clients sign in as p without being asked.
+func SignIn(p Principal) []Var {
+	return []Var{
+		{"AZURE_SUBSCRIPTION_ID", p.Subscription}, // azidentity in every language
+		{"AZURE_TENANT_ID", p.Tenant},
+		{"AZURE_CLIENT_ID", p.Client},
+		{"AZURE_CLIENT_SECRET", p.Secret},
+		{"ARM_SUBSCRIPTION_ID", p.Subscription}, // Terraform's azurerm and azapi
+		{"ARM_TENANT_ID", p.Tenant},
+		{"ARM_CLIENT_ID", p.Client},
+		{"ARM_CLIENT_SECRET", p.Secret},
+	}
+}
+
 // noProxy keeps the exceptions the user has, except those that would let clients past
 // the interception, and adds loopback: clusters and Berth itself are there.
 func (s Settings) noProxy() string {

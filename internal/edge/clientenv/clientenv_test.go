@@ -59,6 +59,21 @@ func TestVars_KeepsExceptionsThatLetNothingPast(t *testing.T) {
 	}
 }
 
+func TestSignIn_EachClientsNames(t *testing.T) {
+	t.Parallel()
+	got := map[string]string{}
+	for _, v := range SignIn(Principal{Subscription: "sub", Tenant: "ten", Client: "cli", Secret: "sec"}) {
+		got[v.Name] = v.Value
+	}
+	for _, prefix := range []string{"AZURE", "ARM"} {
+		for name, want := range map[string]string{"SUBSCRIPTION_ID": "sub", "TENANT_ID": "ten", "CLIENT_ID": "cli", "CLIENT_SECRET": "sec"} {
+			if got[prefix+"_"+name] != want {
+				t.Errorf("%s_%s is %q, want %q", prefix, name, got[prefix+"_"+name], want)
+			}
+		}
+	}
+}
+
 // nasty are values that a shell would change if they were not quoted well.
 var nasty = []string{
 	"", "plain", "two words", "it's", `"`, `\`, `\'`, `a\`, "$HOME", "`id`", "$(id)", "!!", "*", "~", "a;b", "a\nb", "\t", "%PATH%", "&|<>", "'; exit 1; '", "\u2018x\u2019", "é日",
