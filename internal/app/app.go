@@ -128,6 +128,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	front, err := edge.New(edge.Config{
 		Listener: listener, Dir: cfg.Home.CA(), Clock: cfg.Now, Logger: cfg.Logger,
 		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), Graph: graph.Handler(ids, directoryOwners(access, in), cfg.Logger), DataPlane: dataPlane(arm)},
+		Routes:   dependencyHosts(ctx, st, cfg.Logger),
 	})
 	if err != nil {
 		return err

@@ -1,11 +1,16 @@
 package app
 
 import (
+	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"strings"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
+	"github.com/berthdev/berth/internal/edge"
+	"github.com/berthdev/berth/internal/rp/dependencies"
+	"github.com/berthdev/berth/internal/store"
 )
 
 // discoveryServices are the names that azureml-core looks up in a discovery document; a missing one
@@ -41,4 +46,24 @@ func discovery(w http.ResponseWriter, r *http.Request) {
 	services["studio"] = "https://ml.azure.com"
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	_ = json.NewEncoder(w).Encode(services) // the client is gone when this fails
+}
+
+// dependencyHosts are the hosts of the key vaults, storage accounts and registries that exist
+// here at the time of a request.
+func dependencyHosts(ctx context.Context, st store.Store, log *slog.Logger) []edge.Route {
+	var routes []edge.Route
+	for _, h := range dependencies.Hosts() {
+		routes = append(routes, edge.Route{Pattern: "*." + h.Domain, Handler: h, Owns: func(name string) bool {
+			var owned bool
+			err := st.View(ctx, func(tx store.ReadTx) (err error) {
+				owned, err = h.Owned(tx, name)
+				return err
+			})
+			if err != nil {
+				log.Error("finding out whose host this is", "host", name, "error", err)
+			}
+			return owned
+		}})
+	}
+	return routes
 }

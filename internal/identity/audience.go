@@ -13,6 +13,7 @@ const (
 	ARM             Audience = "Azure Resource Manager"
 	MachineLearning Audience = "Azure Machine Learning" // its data plane takes ARM's tokens too
 	Graph           Audience = "Microsoft Graph"
+	KeyVault        Audience = "Azure Key Vault" // which offers nothing, but clients sign in before they ask
 )
 
 // resource is something that a client can ask a token for.
@@ -38,6 +39,7 @@ func knownResources(baseURLs []string) map[string]resource {
 	graph := resource{Graph, "Directory.Read.All User.Read"}
 	m := map[string]resource{
 		"https://ml.azure.com":                 {MachineLearning, "user_impersonation"},
+		"https://vault.azure.net":              {KeyVault, "user_impersonation"},
 		graphResource:                          graph,
 		"https://graph.windows.net":            graph, // its predecessor, which azureml-core asks for
 		"00000003-0000-0000-c000-000000000000": graph,
@@ -121,5 +123,5 @@ func (s *Service) parseResource(id string) (request, error) {
 }
 
 func noSuchResource(id string) *oauthError {
-	return oauthErrorf(errInvalidResource, 500011, "No resource '%s' is in this tenant. Berth issues tokens for Azure Resource Manager, https://ml.azure.com and Microsoft Graph.", printable(id))
+	return oauthErrorf(errInvalidResource, 500011, "No resource '%s' is in this tenant. Berth issues tokens for Azure Resource Manager, https://ml.azure.com, https://vault.azure.net and Microsoft Graph.", printable(id))
 }

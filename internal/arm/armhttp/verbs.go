@@ -314,10 +314,16 @@ func (r *request) collection(t *resource.Type) error {
 	if err != nil {
 		return err
 	}
+	scope := r.path.ID
+	if t.Virtual != nil && t.Virtual.Set != nil && r.Method == http.MethodPut {
+		if err := r.require(t.Name+"/write", scope); err != nil {
+			return err
+		}
+		return r.answerVirtual(t, version, t.Virtual.Set)
+	}
 	if r.Method != http.MethodGet {
 		return notAllowed(r, "The collection of "+t.Name, http.MethodGet)
 	}
-	scope := r.path.ID
 	if t.Virtual != nil {
 		if t.Virtual.List == nil {
 			return notAllowed(r, t.Name)

@@ -26,6 +26,9 @@ type Virtual struct {
 	Get, List, Put, Patch, Delete func(ctx context.Context, c *Call) (*Answer, error)
 	// Post answers a POST on the collection's own path, such as …/checkNameAvailability.
 	Post func(ctx context.Context, c *Call) (*Answer, error)
+	// Set answers a PUT on the collection's own path, of a type that has one instance without
+	// a name, such as components/…/currentBillingFeatures. List shows that instance.
+	Set func(ctx context.Context, c *Call) (*Answer, error)
 }
 
 // Call is a request to a virtual type.

@@ -55,7 +55,7 @@ type ManagedCluster struct {
 	SecurityProfile           json.RawMessage     `json:"securityProfile,omitempty" arm:"unsupported"`
 	StorageProfile            *StorageProfile     `json:"storageProfile,omitempty"`
 	OIDCIssuerProfile         json.RawMessage     `json:"oidcIssuerProfile,omitempty" arm:"unsupported"`
-	AddonProfiles             json.RawMessage     `json:"addonProfiles,omitempty" arm:"unsupported"`
+	AddonProfiles             map[string]Addon    `json:"addonProfiles,omitempty" arm:"maxlen=50"`
 	AutoUpgradeProfile        *AutoUpgradeProfile `json:"autoUpgradeProfile,omitempty"`
 	WorkloadAutoScalerProfile json.RawMessage     `json:"workloadAutoScalerProfile,omitempty" arm:"unsupported"`
 	AzureMonitorProfile       json.RawMessage     `json:"azureMonitorProfile,omitempty" arm:"unsupported"`
@@ -80,6 +80,12 @@ type ManagedCluster struct {
 	UpgradeSettings         json.RawMessage `json:"upgradeSettings,omitempty" arm:"unsupported"`
 	WindowsProfile          *WindowsProfile `json:"windowsProfile,omitempty"`
 	Status                  json.RawMessage `json:"status,omitempty" arm:"readonly"`
+}
+
+// Addon can only be off, which clients say of add-ons that nobody asked for.
+type Addon struct {
+	Enabled bool              `json:"enabled" arm:"unsupported"`
+	Config  map[string]string `json:"config,omitempty" arm:"readonly"` // of what is off: it means nothing
 }
 
 // PowerState is whether something runs.

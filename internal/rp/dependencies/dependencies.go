@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 
@@ -27,11 +28,21 @@ func (s *Service) Types() []*resource.Type {
 	for _, t := range []struct {
 		of   *resource.Type
 		kind string
-	}{{types[0], "storage account"}, {types[1], "key vault"}, {types[3], "container registry"}} {
+	}{{types[0], kindStorage}, {types[1], kindVault}, {types[3], kindRegistry}} {
 		types = append(types, resource.NewVirtual(t.of.Namespace+"/checkNameAvailability", "Whether a name is free.", t.of.Versions, resource.InSubscription, resource.Virtual{Post: available(t.of, t.kind)}))
 	}
-	return types
+	return append(types, parts(types[0], types[1])...)
 }
+
+// Kinds whose names are unique in the whole installation, as their hosts' names are.
+const (
+	kindStorage  = "storage account"
+	kindVault    = "key vault"
+	kindRegistry = "container registry"
+)
+
+// storageServices are the services of a storage account, each with a host.
+var storageServices = []string{"blob", "file", "queue", "table", "dfs", "web"}
 
 // available answers whether a name of a type is valid and free.
 func available(t *resource.Type, kind string) func(context.Context, *resource.Call) (*resource.Answer, error) {
@@ -129,7 +140,7 @@ type StorageAccount struct {
 func (s *Service) storageAccount() *resource.Type {
 	return resource.New(resource.Definition[StorageAccount]{
 		Type: "Microsoft.Storage/storageAccounts", Summary: "A storage account that a workspace refers to.", Tracked: true, CreateStatus: 200, DeleteOrder: deleteOrder,
-		Versions: []string{"2015-06-15", "2016-01-01", "2017-06-01", "2017-10-01", "2018-02-01", "2018-07-01", "2018-11-01", "2019-04-01", "2019-06-01", "2020-08-01-preview", "2021-01-01", "2021-02-01", "2021-04-01", "2021-06-01", "2021-08-01", "2021-09-01", "2022-05-01", "2022-09-01", "2023-01-01", "2023-04-01", "2023-05-01", "2024-01-01", "2025-01-01", "2025-06-01"},
+		Versions: []string{"2015-06-15", "2016-01-01", "2017-06-01", "2017-10-01", "2018-02-01", "2018-07-01", "2018-11-01", "2019-04-01", "2019-06-01", "2020-08-01-preview", "2021-01-01", "2021-02-01", "2021-04-01", "2021-06-01", "2021-08-01", "2021-09-01", "2022-05-01", "2022-09-01", "2023-01-01", "2023-04-01", "2023-05-01", "2024-01-01", "2025-01-01", "2025-06-01", "2025-08-01"},
 		Names:    resource.NameRule{Pattern: regexp.MustCompile(`^[a-z0-9]{3,24}$`), Description: "has 3 to 24 lower-case letters and digits"},
 		Admit: func(_ context.Context, d *resource.Draft[StorageAccount]) error {
 			if d.New.Kind == "" {
@@ -144,7 +155,7 @@ func (s *Service) storageAccount() *resource.Type {
 			if d.New.Properties.AccessTier == "" {
 				d.New.Properties.AccessTier = "Hot"
 			}
-			return claim(d.Tx, "storage account", d.ID.Name(), d.ID.Key())
+			return claim(d.Tx, kindStorage, d.ID.Name(), d.ID.Key())
 		},
 		Removable: func(_ context.Context, r *resource.Removal[StorageAccount]) error { return inUse(r.Tx, r.ID.Key()) },
 		Present: func(p *resource.Presentation[StorageAccount]) {
@@ -152,11 +163,16 @@ func (s *Service) storageAccount() *resource.Type {
 			name := strings.ToLower(p.ID.Name())
 			a.PrimaryLocation, a.StatusOfPrimary, a.CreationTime = p.Row.Location, "available", resource.Timestamp(p.Row.Created.At)
 			endpoints := map[string]string{}
-			for _, service := range []string{"blob", "file", "queue", "table", "dfs", "web"} {
+			for _, service := range storageServices {
 				endpoints[service] = "https://" + name + "." + service + ".core.windows.net/"
 			}
 			a.PrimaryEndpoints, _ = json.Marshal(endpoints) // a map of strings always marshals
 		},
+		Actions: []resource.Action[StorageAccount]{{Name: "listKeys", Summary: "List the account's keys: there are none.", Do: func(_ context.Context, a *resource.ActionCall[StorageAccount]) (any, error) {
+			e := armerr.New(armerr.CodeNotSupported, "The storage account '%s' has no keys, because Berth keeps nothing in it.", a.ID.Name())
+			e.Status = http.StatusConflict // what clients who can do without keys expect of an account that gives none
+			return nil, e
+		}}},
 	})
 }
 
@@ -184,7 +200,7 @@ type Vault struct {
 func (s *Service) vault() *resource.Type {
 	return resource.New(resource.Definition[Vault]{
 		Type: "Microsoft.KeyVault/vaults", Summary: "A key vault that a workspace refers to.", Tracked: true, CreateStatus: 200, DeleteOrder: deleteOrder,
-		Versions: []string{"2015-06-01", "2016-10-01", "2018-02-14", "2019-09-01", "2020-04-01-preview", "2021-06-01-preview", "2021-10-01", "2022-07-01", "2023-02-01", "2023-07-01", "2024-11-01", "2025-05-01"},
+		Versions: []string{"2015-06-01", "2016-10-01", "2018-02-14", "2019-09-01", "2020-04-01-preview", "2021-06-01-preview", "2021-10-01", "2022-07-01", "2023-02-01", "2023-07-01", "2024-11-01", "2025-05-01", "2026-02-01"},
 		Names:    resource.NameRule{Pattern: regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$`), Description: "has 3 to 24 letters, digits and dashes, begins with a letter and ends with a letter or digit"},
 		Admit: func(_ context.Context, d *resource.Draft[Vault]) error {
 			v := &d.New.Properties
@@ -198,7 +214,7 @@ func (s *Service) vault() *resource.Type {
 			if len(v.AccessPolicies) == 0 {
 				v.AccessPolicies = []map[string]json.RawMessage{}
 			}
-			return claim(d.Tx, "key vault", d.ID.Name(), d.ID.Key())
+			return claim(d.Tx, kindVault, d.ID.Name(), d.ID.Key())
 		},
 		Removable: func(_ context.Context, r *resource.Removal[Vault]) error { return inUse(r.Tx, r.ID.Key()) },
 	})
@@ -285,7 +301,7 @@ func (s *Service) registry() *resource.Type {
 				return nil
 			}
 			d.New.SKU.Tier = d.New.SKU.Name
-			return claim(d.Tx, "container registry", d.ID.Name(), d.ID.Key())
+			return claim(d.Tx, kindRegistry, d.ID.Name(), d.ID.Key())
 		},
 		Removable: func(_ context.Context, r *resource.Removal[Registry]) error { return inUse(r.Tx, r.ID.Key()) },
 		Present: func(p *resource.Presentation[Registry]) {

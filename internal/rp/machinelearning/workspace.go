@@ -180,9 +180,6 @@ func (s *Service) presentWorkspace(p *resource.Presentation[Workspace]) {
 		w.DiscoveryURL = host + "/discovery/workspaces/" + w.WorkspaceID
 	}
 	w.MLFlowTrackingURI = "azureml" + strings.TrimPrefix(host, "https") + "/mlflow/v1.0" + p.Row.ID
-	if w.FriendlyName == "" {
-		w.FriendlyName = p.ID.Name()
-	}
 	w.StorageHNSEnabled = ptr(false)
 	w.PrivateLinkCount = ptr(0)
 	if w.PublicNetworkAccess == "" {
