@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -68,14 +69,24 @@ func (i *installation) until(what string, is func() bool) {
 	}
 }
 
-// processes counts what runs of the installation's clusters.
-func (i *installation) processes() int {
+// processes are what runs of the installation's clusters, by their IDs.
+func (i *installation) processes() map[int]proc.Process {
 	i.t.Helper()
 	list, err := proc.List(i.id)
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	return len(list)
+	running := map[int]proc.Process{}
+	for _, p := range list {
+		running[p.PID] = p
+	}
+	return running
+}
+
+// lasting reports whether a program runs for as long as its cluster does, unlike those that
+// containerd and kube-proxy call for a moment.
+func lasting(p proc.Process) bool {
+	return slices.Contains([]string{"berth-kube", "etcd", "containerd"}, p.Program)
 }
 
 func (i *installation) state(args ...string) func(string) func() bool {
@@ -114,20 +125,28 @@ func TestKilled(t *testing.T) {
 	made := i.state(compute("show", "-n", "made")...)
 	for _, running := range []int{0, 1, 5, 8} { // processes at the moment of the kill; a cluster with one node has more
 		i.must(compute("create aks", "-n", "made", "--cluster-purpose", "DevTest", "--agent-count", "1", "--no-wait")...)
-		i.until("the cluster's processes to start", func() bool { return i.processes() >= running })
+		i.until("the cluster's processes to start", func() bool { return len(i.processes()) >= running })
 		i.kill()
 		i.until("the compute to be made", made("Succeeded"))
 		all := i.processes()
 		i.kill()
-		if now := i.processes(); now < all {
-			t.Errorf("%d of %d processes survived Berth's death", now, all)
+		now, lasted := i.processes(), 0
+		for id, p := range all {
+			if _, alive := now[id]; alive {
+				lasted++
+			} else if lasting(p) {
+				t.Errorf("%s ended with Berth", p.Name)
+			}
+		}
+		if lasted < 8 { // etcd, containerd and six of Kubernetes
+			t.Errorf("only %d processes run: %v", lasted, now)
 		}
 		i.must(compute("delete", "-n", "made", "--no-wait")...)
-		i.until("the cluster's processes to end", func() bool { return i.processes() <= max(0, all-running) })
+		i.until("the cluster's processes to end", func() bool { return len(i.processes()) <= max(0, len(all)-running) })
 		i.kill()
 		i.until("the compute to be gone", made(""))
-		if left := i.processes(); left != 0 {
-			t.Errorf("%d processes are left", left)
+		if left := i.processes(); len(left) != 0 {
+			t.Errorf("left: %v", left)
 		}
 	}
 
@@ -145,7 +164,7 @@ func TestKilled(t *testing.T) {
 	i.must("group", "delete", "-n", "rg", "--yes", "--no-wait")
 	i.kill()
 	i.until("the group to be gone", i.state("group", "show", "-n", "rg")(""))
-	if left := i.processes(); left != 0 {
-		t.Errorf("%d processes are left", left)
+	if left := i.processes(); len(left) != 0 {
+		t.Errorf("left: %v", left)
 	}
 }
