@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"strings"
 
@@ -60,16 +61,26 @@ func exists(ctx context.Context, c *resource.Call, id armid.ID) error {
 }
 
 // purge holds as soon as nothing of the vault is left, which is so from its deletion on; only
-// a vault that lives cannot be purged.
+// a vault that lives cannot be purged. As in Azure the answer is an operation, which here
+// has ended already.
 func purge(ctx context.Context, c *resource.Call) (*resource.Answer, error) {
-	name := c.ID.Name()
-	return &resource.Answer{}, c.Manager.Store.View(ctx, func(tx store.ReadTx) error {
-		owner, err := tx.ClaimOwner(kindVault + ":" + strings.ToLower(name))
-		if err == nil && owner != "" {
-			return armerr.New(armerr.CodeConflict, "The key vault '%s' has not been deleted, so it cannot be purged. Delete it.", name)
+	now := c.Manager.Now()
+	op := &store.Operation{
+		ID: c.Manager.NewID(), ResourceKey: c.ID.Key(), ResourceID: c.ID.String(), Kind: "purge",
+		Subscription: strings.ToLower(c.ID.SubscriptionID()), Provider: strings.ToLower(c.ID.Namespace()), Location: c.ID.Parent().Name(),
+		Status: resource.StateSucceeded, Percent: 100, Start: now, Deadline: now, End: &now, By: c.By,
+	}
+	err := c.Manager.Store.Update(ctx, func(tx store.Tx) error {
+		owner, err := tx.ClaimOwner(kindVault + ":" + strings.ToLower(c.ID.Name()))
+		if err != nil {
+			return err
 		}
-		return err
+		if owner != "" {
+			return armerr.New(armerr.CodeConflict, "The key vault '%s' has not been deleted, so it cannot be purged. Delete it.", c.ID.Name())
+		}
+		return tx.PutOperation(op)
 	})
+	return &resource.Answer{Status: http.StatusAccepted, Operation: op}, err
 }
 
 // billing is what a component may take in a day. Fields are spelled as in Azure.
