@@ -33,6 +33,10 @@ berth: ## Build bin/berth alone
 test-go: ## Go tests of the main module, with the race detector
 	go test -race ./...
 
+.PHONY: test-terraform
+test-terraform: berth ## Terraform and its azapi provider, built for it; needs terraform
+	BERTH_BIN=$(CURDIR)/bin/berth go test -C test/clients/terraform -count=1 -v ./...
+
 .PHONY: lint
 lint: ## gofmt, vet
 	@out=$$(gofmt -l cmd internal tools bench test kube); if [ -n "$$out" ]; then echo "gofmt would change: $$out"; exit 1; fi

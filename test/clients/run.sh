@@ -17,7 +17,7 @@ suite azureml-core venv-azureml test_azureml.py &
 first=$!
 suite azure-cli venv-azcli test_azcli.py
 wait $first || code=1
-if [ -d gosdk ]; then
-	(cd gosdk && "$build/gotestsum" --format pkgname-and-test-fails --junitfile "$results/clients-gosdk.xml" -- -count=1 ./...) || code=1
-fi
+for module in gosdk terraform; do
+	(cd $module && "$build/gotestsum" --format pkgname-and-test-fails --junitfile "$results/clients-$module.xml" -- -count=1 ./...) || code=1
+done
 exit $code
