@@ -17,7 +17,13 @@ suite azureml-core venv-azureml test_azureml.py &
 first=$!
 suite azure-cli venv-azcli test_azcli.py
 wait $first || code=1
-for module in gosdk terraform; do
+modules=(gosdk)
+if command -v terraform >/dev/null; then # no package registry has it, so its absence is no failure
+	modules+=(terraform)
+else
+	echo "There is no terraform on this machine, so its suite is left out. Install Terraform 1.11 or newer to run it."
+fi
+for module in "${modules[@]}"; do
 	(cd $module && "$build/gotestsum" --format pkgname-and-test-fails --junitfile "$results/clients-$module.xml" -- -count=1 ./...) || code=1
 done
 exit $code
