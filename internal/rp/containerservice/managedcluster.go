@@ -40,6 +40,8 @@ type Service struct {
 	// Dependents lists the keys of resources to wake when a cluster's state changes or
 	// it goes: those that were attached to it.
 	Dependents func(tx store.ReadTx, clusterKey string) ([]string, error)
+
+	issued issued
 }
 
 type (

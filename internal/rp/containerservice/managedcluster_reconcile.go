@@ -172,7 +172,7 @@ func (s *Service) credential(role cluster.Role) func(context.Context, *resource.
 	}
 }
 
-// Kubeconfig issues a kubeconfig for a managed cluster. Errors: *armerr.Error 409 while
+// Kubeconfig issues a kubeconfig for a managed cluster, the same one for a while. Errors: *armerr.Error 409 while
 // there is no API server to issue it for, 404 when the cluster is gone.
 func (s *Service) Kubeconfig(ctx context.Context, row *store.Resource, h store.Handle, role cluster.Role) ([]byte, error) {
 	rec, err := resource.RecordOf(row)
@@ -183,7 +183,11 @@ func (s *Service) Kubeconfig(ctx context.Context, row *store.Resource, h store.H
 	if err := mem.load(rec); err != nil {
 		return nil, err
 	}
+	to := issuedFor{row.Key, role}
 	kc, err := s.Provider.Credentials(ctx, row.Key, cluster.Handle{Version: h.Version, Data: h.Data}, role)
+	if errors.Is(err, cluster.ErrNotFound) {
+		s.issued.forget(to)
+	}
 	switch {
 	case errors.Is(err, cluster.ErrNotFound) && !mem.Made && !resource.Final(row.State):
 		e := armerr.New(armerr.CodeOperationNotAllowed, "The cluster '%s' is still being created; its credentials do not exist yet. Wait until its provisioningState is Succeeded.", row.ID)
@@ -196,5 +200,5 @@ func (s *Service) Kubeconfig(ctx context.Context, row *store.Resource, h store.H
 	case err != nil:
 		return nil, err
 	}
-	return kc.Data, nil
+	return s.issued.same(to, kc).Data, nil
 }

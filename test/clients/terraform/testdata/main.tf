@@ -134,3 +134,17 @@ output "cluster" {
 output "attached" {
   value = jsondecode(data.azapi_resource.attached.output).properties
 }
+
+data "azapi_resource_action" "kubeconfig" {
+  type                   = "Microsoft.ContainerService/managedClusters@2024-02-01"
+  resource_id            = azapi_resource.cluster.id
+  action                 = "listClusterUserCredential"
+  method                 = "POST"
+  response_export_values = ["kubeconfigs"]
+}
+
+# What somebody hands on to the kubernetes provider. Had it changed, a plan would say so.
+output "kubeconfig" {
+  value     = base64decode(jsondecode(data.azapi_resource_action.kubeconfig.output).kubeconfigs[0].value)
+  sensitive = true
+}
