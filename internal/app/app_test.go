@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -79,20 +78,7 @@ func (s *server) signIn() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	res, err := s.http.PostForm(s.info.URL+"/"+c.TenantID+"/oauth2/v2.0/token", url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {c.ClientID}, "client_secret": {c.ClientSecret}, "scope": {"https://management.azure.com/.default"},
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer res.Body.Close()
-	var tok struct {
-		AccessToken string `json:"access_token"`
-	}
-	if err := json.NewDecoder(res.Body).Decode(&tok); err != nil || tok.AccessToken == "" {
-		s.t.Fatalf("no token: %s %v", res.Status, err)
-	}
-	s.token = tok.AccessToken
+	s.token = s.tokenFor(c.ClientID, c.ClientSecret, "https://management.azure.com/.default")
 }
 
 type reply struct {

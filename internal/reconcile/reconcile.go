@@ -90,21 +90,17 @@ func (r *Runner) sleep(ctx context.Context, failed error) {
 	} else if at, ok, err := r.Store.NextDue(ctx, r.Now()); err == nil && ok {
 		pause = min(pause, max(at.Sub(r.Now()), time.Millisecond))
 	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	case <-r.Store.Woken():
-	}
+	wait(ctx, pause, r.Store.Woken())
 }
 
-func wait(ctx context.Context, d time.Duration) {
+// wait returns after d, or earlier when ctx ends or woken is signalled; nil never is.
+func wait(ctx context.Context, d time.Duration, woken <-chan struct{}) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 	case <-timer.C:
+	case <-woken:
 	}
 }
 
@@ -127,7 +123,7 @@ func (r *Runner) pass(ctx context.Context, w store.Wakeup) {
 			r.Logger.ErrorContext(ctx, "the retry could not be stored; the lease will run out instead", "resource", w.Key, "error", err)
 			return
 		}
-		wait(ctx, time.Second)
+		wait(ctx, time.Second, nil)
 	}
 }
 
