@@ -114,11 +114,7 @@ func newResource(e *cmd.Env) *cobra.Command {
 				var group string
 				groupFlag(e, c, &group, false)
 				return func(ctx context.Context, s *session) (any, error) {
-					path := s.sub() + "/resources"
-					if group != "" {
-						path = s.group(group) + "/resources"
-					}
-					list, err := s.List(ctx, armclient.Request{Path: path, Version: resourcesVersion})
+					list, err := s.List(ctx, armclient.Request{Path: s.scope(group) + "/resources", Version: resourcesVersion})
 					if err != nil {
 						return nil, err
 					}

@@ -131,11 +131,7 @@ func aksList(e *cmd.Env) *cobra.Command {
 		flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 			groupFlag(e, c, &group, false)
 			return func(ctx context.Context, s *session) (any, error) {
-				scope := s.sub()
-				if group != "" {
-					scope = s.group(group)
-				}
-				return flatAKS(anyOf(s.List(ctx, armclient.Request{Path: scope + "/providers/Microsoft.ContainerService/managedClusters", Version: aksVersion})))
+				return flatAKS(anyOf(s.List(ctx, armclient.Request{Path: s.scope(group) + "/providers/Microsoft.ContainerService/managedClusters", Version: aksVersion})))
 			}
 		},
 	}.command(e)

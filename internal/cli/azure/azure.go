@@ -99,6 +99,14 @@ func (s *session) group(name string) string {
 	return s.sub() + "/resourceGroups/" + url.PathEscape(name)
 }
 
+// scope is where a list looks: the group, or with "" the whole subscription.
+func (s *session) scope(group string) string {
+	if group == "" {
+		return s.sub()
+	}
+	return s.group(group)
+}
+
 func (s *session) get(ctx context.Context, path, version string) (map[string]any, error) {
 	res, err := s.Do(ctx, armclient.Request{Method: http.MethodGet, Path: path, Version: version})
 	if err != nil {

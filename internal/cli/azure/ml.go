@@ -89,11 +89,7 @@ func newWorkspace(e *cmd.Env) *cobra.Command {
 			flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
 				groupFlag(e, c, &group, false)
 				return func(ctx context.Context, s *session) (any, error) {
-					scope := s.sub()
-					if group != "" {
-						scope = s.group(group)
-					}
-					return flat(anyOf(s.List(ctx, armclient.Request{Path: scope + "/providers/Microsoft.MachineLearningServices/workspaces", Version: mlVersion})))
+					return flat(anyOf(s.List(ctx, armclient.Request{Path: s.scope(group) + "/providers/Microsoft.MachineLearningServices/workspaces", Version: mlVersion})))
 				}
 			},
 		}.command(e),
