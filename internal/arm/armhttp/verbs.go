@@ -34,10 +34,10 @@ func (r *request) dispatch() error {
 		}
 		return r.item(t)
 	}
-	if t, ok := reg.Type(p.CollectionType()); ok && r.Method != http.MethodPost {
+	if t, ok := reg.Public(p.CollectionType()); ok && r.Method != http.MethodPost {
 		return r.collection(t)
 	}
-	if t, ok := reg.Type(p.CollectionType()); ok && t.Virtual != nil && t.Virtual.Post != nil {
+	if t, ok := reg.Public(p.CollectionType()); ok && t.Virtual != nil && t.Virtual.Post != nil {
 		return r.post(t)
 	}
 	if r.Method == http.MethodPost && p.Namespace == "" && !p.ID.IsTenant() {

@@ -111,6 +111,8 @@ type Definition[T any] struct {
 	TagsOnlyPatch bool
 	// ReadOnly types are made by Berth itself; clients can only read them.
 	ReadOnly bool
+	// DataPlane types are served by an API of their own and do not exist for ARM.
+	DataPlane bool
 	// Filters are what lists of the type can be filtered by beside the common fields: the
 	// name in $filter, with () for a function, to the property that it compares.
 	Filters map[string]string

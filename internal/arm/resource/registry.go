@@ -89,17 +89,28 @@ func (r *Registry) Type(name string) (*Type, bool) {
 	return t, ok
 }
 
+// Public is Type without those of the data plane, which ARM does not serve.
+func (r *Registry) Public(name string) (*Type, bool) {
+	t, ok := r.Type(name)
+	if !ok || t.DataPlane {
+		return nil, false
+	}
+	return t, true
+}
+
 // Namespace finds a provider's namespace as it is declared.
 func (r *Registry) Namespace(ns string) (string, bool) {
 	n, ok := r.namespaces[strings.ToLower(ns)]
 	return n, ok
 }
 
-// Types lists all types by name.
+// Types lists the types that ARM serves by name.
 func (r *Registry) Types() []*Type {
 	out := make([]*Type, 0, len(r.types))
 	for _, t := range r.types {
-		out = append(out, t)
+		if !t.DataPlane {
+			out = append(out, t)
+		}
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].Key < out[j].Key })
 	return out
@@ -115,9 +126,9 @@ func (r *Registry) Namespaces() []string {
 	return out
 }
 
-// Find is Type with ARM's errors for what is not there.
+// Find is Public with ARM's errors for what is not there.
 func (r *Registry) Find(name string) (*Type, error) {
-	if t, ok := r.Type(name); ok {
+	if t, ok := r.Public(name); ok {
 		return t, nil
 	}
 	ns, rest, _ := strings.Cut(name, "/")

@@ -27,6 +27,7 @@ type Type struct {
 	Scope          Scope
 	Tracked        bool
 	ReadOnly       bool
+	DataPlane      bool // see Definition
 	Asynchronous   bool // a reconciler works on it
 	OperationsPath string
 	CreateStatus   int
@@ -105,7 +106,7 @@ func New[T any](def Definition[T]) *Type {
 	}
 	t := &Type{
 		Name: def.Type, Key: strings.ToLower(def.Type), Namespace: ns, Summary: def.Summary, Versions: def.Versions,
-		Scope: def.Scope, Tracked: def.Tracked, ReadOnly: def.ReadOnly, Asynchronous: def.Reconcile != nil,
+		Scope: def.Scope, Tracked: def.Tracked, ReadOnly: def.ReadOnly, DataPlane: def.DataPlane, Asynchronous: def.Reconcile != nil,
 		OperationsPath: def.OperationsPath, CreateStatus: def.CreateStatus, DeleteOrder: def.DeleteOrder, Filters: def.Filters, DeletedBody: def.DeletedBody,
 		tagsOnlyPatch: def.TagsOnlyPatch, names: def.Names, bodyType: def.BodyType, etagInBody: def.ETagInBody,
 		lowerGroups: def.LowerGroups, discriminate: def.Discriminate,
