@@ -205,3 +205,10 @@ func FromSecret(s *corev1.Secret) (*Route, error) {
 	}
 	return &r, r.Validate()
 }
+
+// Equal reports whether two routes say the same.
+func (r *Route) Equal(other *Route) bool {
+	a, errA := json.Marshal(r)
+	b, errB := json.Marshal(other)
+	return errA == nil && errB == nil && string(a) == string(b)
+}

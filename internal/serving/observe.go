@@ -1,0 +1,233 @@
+package serving
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Observation is what a workload looks like now.
+type Observation struct {
+	Exists    bool
+	Desired   int
+	Updated   int // replicas of the present template
+	Available int // replicas that serve, of any template
+	RolledOut bool
+	Problem   *Problem // what keeps the present template's pods from serving, nil for nothing
+}
+
+// Problem codes, as the original names them.
+const (
+	Unschedulable     = "Unschedulable"
+	CrashLoopBackOff  = "CrashLoopBackOff"
+	OutOfMemory       = "OOMKilled"
+	InaccessibleImage = "InaccessibleImage"
+	Refused           = "KubernetesDeploymentFailed"
+)
+
+// Problem is why pods do not serve.
+type Problem struct {
+	Code    string
+	Message string // for people: what happened and what to do
+	Times   int    // how often a container ended, or an image was not to be had
+	Since   time.Time
+	Events  []Event
+}
+
+// Event is something that happened to a pod, as clients of the original know it.
+type Event struct {
+	InvolvedObject, InvolvedKind, Type, Reason, Message, LastTimestamp string
+}
+
+// Observe looks at a workload.
+func (c *Cluster) Observe(ctx context.Context, name string) (Observation, error) {
+	d, err := c.api.AppsV1().Deployments(c.namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return Observation{}, nil
+	}
+	if err != nil {
+		return Observation{}, err
+	}
+	o := Observation{Exists: true, Updated: int(d.Status.UpdatedReplicas), Available: int(d.Status.AvailableReplicas), RolledOut: rolledOut(d), Desired: 1}
+	if d.Spec.Replicas != nil {
+		o.Desired = int(*d.Spec.Replicas)
+	}
+	if o.RolledOut {
+		return o, nil
+	}
+	pods, err := c.podsOf(ctx, d)
+	if err != nil {
+		return Observation{}, err
+	}
+	for i := range pods {
+		if o.Problem = problemOf(&pods[i]); o.Problem != nil {
+			break
+		}
+	}
+	if o.Problem == nil {
+		o.Problem = refusal(d)
+	}
+	if o.Problem == nil {
+		return o, nil
+	}
+	if o.Problem.Code == Unschedulable {
+		o.Problem.Message += c.room(ctx)
+	}
+	o.Problem.Events = c.events(ctx, pods)
+	return o, nil
+}
+
+// refusal is why Kubernetes makes no pods at all, for instance a quota.
+func refusal(d *appsv1.Deployment) *Problem {
+	for _, cond := range d.Status.Conditions {
+		if cond.Type == appsv1.DeploymentReplicaFailure && cond.Status == corev1.ConditionTrue {
+			return &Problem{Code: Refused, Message: "Kubernetes refuses to make the service's pods: " + cond.Message, Since: cond.LastTransitionTime.Time}
+		}
+	}
+	return nil
+}
+
+func problemOf(p *corev1.Pod) *Problem {
+	for _, cond := range p.Status.Conditions {
+		if cond.Type == corev1.PodScheduled && cond.Status == corev1.ConditionFalse && cond.Reason == corev1.PodReasonUnschedulable {
+			return &Problem{Code: Unschedulable, Message: "The pod fits on no node: " + cond.Message, Since: p.CreationTimestamp.Time}
+		}
+	}
+	for _, s := range p.Status.ContainerStatuses {
+		if prob := containerProblem(p, &s); prob != nil {
+			return prob
+		}
+	}
+	return nil
+}
+
+func containerProblem(p *corev1.Pod, s *corev1.ContainerStatus) *Problem {
+	ended := s.LastTerminationState.Terminated
+	if s.State.Terminated != nil {
+		ended = s.State.Terminated
+	}
+	w := s.State.Waiting
+	switch {
+	case ended != nil && ended.Reason == "OOMKilled":
+		return &Problem{Code: OutOfMemory, Times: int(max(1, s.RestartCount)), Since: ended.FinishedAt.Time,
+			Message: fmt.Sprintf("The container used more memory than its limit (%s) and was ended. Raise memory_gb (and memory_gb_limit), or use less in init() or run().%s", limitOf(p), said(ended))}
+	case ended != nil && s.Started != nil && !*s.Started:
+		return &Problem{Code: CrashLoopBackOff, Times: int(max(1, s.RestartCount)), Since: ended.FinishedAt.Time,
+			Message: fmt.Sprintf("Your container application crashed (exit code %d). This may be caused by errors in your scoring file's init() function. Read the traceback below, or the whole log with get_logs().%s", ended.ExitCode, said(ended))}
+	case w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff" || w.Reason == "InvalidImageName"):
+		return &Problem{Code: InaccessibleImage, Since: p.CreationTimestamp.Time, Message: fmt.Sprintf("The image %s cannot be fetched: %s", s.Image, w.Message)}
+	case w != nil && (w.Reason == "CreateContainerConfigError" || w.Reason == "CreateContainerError" || w.Reason == "RunContainerError"):
+		return &Problem{Code: Refused, Since: p.CreationTimestamp.Time, Message: fmt.Sprintf("The container cannot be started (%s): %s", w.Reason, w.Message)}
+	}
+	return nil
+}
+
+func said(t *corev1.ContainerStateTerminated) string {
+	if t.Message == "" {
+		return ""
+	}
+	return "\n" + strings.TrimSpace(t.Message)
+}
+
+func limitOf(p *corev1.Pod) string {
+	q, ok := p.Spec.Containers[0].Resources.Limits[corev1.ResourceMemory]
+	if !ok {
+		return "that of the node"
+	}
+	return q.String()
+}
+
+// room says what is free on the nodes, because a user cannot see it.
+func (c *Cluster) room(ctx context.Context) string {
+	nodes, err := c.api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return ""
+	}
+	pods, err := c.api.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"})
+	if err != nil {
+		return ""
+	}
+	type use struct{ cpu, memory int64 }
+	used := map[string]use{}
+	for _, p := range pods.Items {
+		u := used[p.Spec.NodeName]
+		for _, k := range p.Spec.Containers {
+			u.cpu += k.Resources.Requests.Cpu().MilliValue()
+			u.memory += k.Resources.Requests.Memory().Value()
+		}
+		used[p.Spec.NodeName] = u
+	}
+	var out []string
+	for _, n := range nodes.Items {
+		u := used[n.Name]
+		out = append(out, fmt.Sprintf("%s %.2f CPU cores and %.1f GB", n.Name,
+			float64(n.Status.Allocatable.Cpu().MilliValue()-u.cpu)/1000, float64(n.Status.Allocatable.Memory().Value()-u.memory)/(1<<30)))
+	}
+	return " Free are: " + strings.Join(out, "; ") + ". Ask for less with cpu_cores and memory_gb, add nodes, or choose a larger VM size."
+}
+
+func (c *Cluster) events(ctx context.Context, pods []corev1.Pod) []Event {
+	var out []Event
+	for i := range pods {
+		list, err := c.api.CoreV1().Events(c.namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pods[i].Name, Limit: 20})
+		if err != nil {
+			return out
+		}
+		for _, e := range list.Items {
+			out = append(out, Event{e.InvolvedObject.Name, e.InvolvedObject.Kind, e.Type, e.Reason, e.Message, e.LastTimestamp.UTC().Format(time.RFC3339)})
+		}
+		if len(out) > 0 {
+			return out // one pod's are enough: they all have the same trouble
+		}
+	}
+	return out
+}
+
+// Logs returns the last lines of a workload's containers: of the pod that has trouble, where one has,
+// and of a container that was restarted also what the last one said. tail is a number of lines.
+func (c *Cluster) Logs(ctx context.Context, name string, tail int64) (string, error) {
+	d, err := c.api.AppsV1().Deployments(c.namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	pods, err := c.podsOf(ctx, d)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for i := range pods {
+		p := &pods[i]
+		if len(pods) > 1 {
+			fmt.Fprintf(&b, "==> %s <==\n", p.Name)
+		}
+		if len(p.Status.ContainerStatuses) == 0 || p.Status.ContainerStatuses[0].RestartCount == 0 {
+			c.log(ctx, &b, p.Name, tail, false)
+			continue
+		}
+		c.log(ctx, &b, p.Name, tail, true)
+		fmt.Fprintf(&b, "--- the container was started again (%d times) ---\n", p.Status.ContainerStatuses[0].RestartCount)
+		c.log(ctx, &b, p.Name, tail, false)
+	}
+	return b.String(), nil
+}
+
+// log copies what a container said. A container that has not started yet has said nothing.
+func (c *Cluster) log(ctx context.Context, w *strings.Builder, pod string, tail int64, previous bool) {
+	stream, err := c.api.CoreV1().Pods(c.namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container, TailLines: &tail, Previous: previous}).Stream(ctx)
+	if err != nil {
+		return
+	}
+	defer func() { _ = stream.Close() }() // nothing was written through it
+	const most = 4 << 20
+	_, _ = io.Copy(w, io.LimitReader(stream, most)) // what came before an interruption is still worth showing
+}
