@@ -49,7 +49,8 @@ func (e *UserError) Error() string { return e.Message }
 // Codes of UserError.
 const (
 	EnvironmentNotSupported = "EnvironmentNotSupported"
-	PackagesNotFound        = "PackagesNotFound"
+	PackageNotFound         = "PackageNotFound"
+	PackageConflict         = "PackageConflict"
 	BaseImageNotReachable   = "BaseImageNotReachable"
 )
 
@@ -65,6 +66,16 @@ type recipe struct {
 	requirements []string // for pip, sorted
 	notes        []string // for the build log
 }
+
+// has tells whether a requirement names a package, given in lower case.
+func (r *recipe) has(pkg string) bool {
+	return slices.ContainsFunc(r.requirements, func(s string) bool { return packageName.FindString(normal(s)) == pkg })
+}
+
+// text is the requirements as a file for pip.
+func (r *recipe) text() string { return strings.Join(r.requirements, "\n") + "\n" }
+
+var packageName = regexp.MustCompile(`^[a-z0-9.-]*`)
 
 // fromConda are packages that conda and PyPI have under the same name and with the same versions.
 var fromConda = []string{
@@ -106,10 +117,7 @@ func read(raw json.RawMessage, python string) (*Definition, *recipe, error) {
 			}
 		}
 	}
-	if !slices.ContainsFunc(r.requirements, func(s string) bool {
-		n := normal(s)
-		return strings.HasPrefix(n, serving) || strings.HasPrefix(n, "azureml-defaults")
-	}) {
+	if !r.has(serving) && !r.has("azureml-defaults") {
 		r.requirements = append(r.requirements, serving)
 		r.notes = append(r.notes, "Adding "+serving+", which answers the requests; the definition brings neither it nor azureml-defaults.")
 	}

@@ -1,17 +1,13 @@
 package image
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -19,31 +15,18 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sync/singleflight"
 )
 
 const (
-	// packagesDir is where wheels are in an environment's image.
-	packagesDir = "/opt/berth/packages"
 	// basePython is the version of Python in Berth's own base image.
 	basePython = "3.11"
-	// wheelPlatform is what wheels are chosen for: glibc 2.36, which Debian 12 has, runs them.
-	wheelPlatform = "x86_64-manylinux_2_28"
 	// layout is raised when images are put together in another way, so that older ones are not reused.
 	layout = "1"
 
 	environments = "berth/environments"
 )
-
-// ServerCommand starts azureml-inference-server-http in a model container; script is the
-// entry script's path there. The server listens on port 5001, writes below /tmp only, and ends with
-// code 3 when the script's init() fails.
-func ServerCommand(script string) []string {
-	return []string{"python3", "-m", "azureml_inference_server_http", "--entry_script", script}
-}
 
 // Builder makes the images of environments.
 type Builder struct {
@@ -77,8 +60,7 @@ func (b *Builder) Environment(ctx context.Context, definition json.RawMessage, l
 	for _, note := range r.notes {
 		log(note)
 	}
-	sum := sha256.Sum256([]byte(strings.Join(append([]string{layout, digest.String(), basePython, wheelPlatform}, r.requirements...), "\n")))
-	tag := hex.EncodeToString(sum[:16])
+	tag := tagOf(strings.Join(append([]string{layout, digest.String(), basePython, wheelPlatform}, r.requirements...), "\n"))
 	if ref, err := b.Registry.find(ctx, environments, tag); ref != "" || err != nil {
 		if ref != "" {
 			log("Use the existing image.")
@@ -93,7 +75,7 @@ func (b *Builder) Environment(ctx context.Context, definition json.RawMessage, l
 }
 
 func (b *Builder) make(ctx context.Context, tag string, base v1.Image, r *recipe, log func(string)) (Reference, error) {
-	img := base
+	var layers []v1.Layer
 	if len(r.requirements) > 0 {
 		if err := os.MkdirAll(b.Work, 0o700); err != nil {
 			return "", err
@@ -104,7 +86,7 @@ func (b *Builder) make(ctx context.Context, tag string, base v1.Image, r *recipe
 		}
 		defer func() { _ = os.RemoveAll(dir) }() // Clean removes what is left
 		log(fmt.Sprintf("Resolving and installing %d requirements: %s", len(r.requirements), shown(r.requirements)))
-		if err := b.install(ctx, dir, r.requirements); err != nil {
+		if err := b.install(ctx, dir, r); err != nil {
 			return "", err
 		}
 		files, size, err := filesOf(dir, packagesDir)
@@ -116,21 +98,17 @@ func (b *Builder) make(ctx context.Context, tag string, base v1.Image, r *recipe
 		if err != nil {
 			return "", err
 		}
-		if img, err = mutate.AppendLayers(base, l); err != nil {
-			return "", err
-		}
+		layers = append(layers, l)
 	}
-	cfg, err := img.ConfigFile()
+	cfg, err := base.ConfigFile()
 	if err != nil {
 		return "", err
 	}
 	config := cfg.Config
 	config.Entrypoint, config.Cmd = nil, nil
 	config.Env = append(config.Env, "PYTHONPATH="+packagesDir, "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
-	if img, err = mutate.Config(img, config); err != nil {
-		return "", err
-	}
-	if img, err = platform(img); err != nil {
+	img, err := compose(base, config, layers...)
+	if err != nil {
 		return "", err
 	}
 	return b.Registry.push(ctx, environments, tag, img)
@@ -145,73 +123,6 @@ func shown(requirements []string) string {
 		}
 	}
 	return strings.Join(out, ", ")
-}
-
-// install puts the wheels of the requirements into a folder, as files that Python can run as they are.
-func (b *Builder) install(ctx context.Context, dir string, requirements []string) error {
-	if _, err := os.Stat(b.UV); err != nil {
-		return fmt.Errorf("the program uv is not at %s; make images puts it there", b.UV)
-	}
-	list := dir + ".txt"
-	if err := os.WriteFile(list, []byte(strings.Join(requirements, "\n")+"\n"), 0o600); err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(list) }() // Clean removes what is left
-	cmd := exec.CommandContext(ctx, b.UV, "pip", "install", "--quiet", "--no-progress", "--color=never", "--target", dir,
-		"--python-version", basePython, "--python-platform", wheelPlatform, "--only-binary", ":all:", "--link-mode", "copy", "--requirements", list)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	err := cmd.Run()
-	if err == nil {
-		return b.compile(ctx, dir)
-	}
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || ctx.Err() != nil {
-		return fmt.Errorf("running uv: %w", errors.Join(err, ctx.Err()))
-	}
-	text := stderr.String()
-	if strings.Contains(text, "error sending request") || strings.Contains(text, "Failed to fetch") && !strings.Contains(text, "404") {
-		return fmt.Errorf("the package index cannot be reached: %s", reason(text))
-	}
-	return &UserError{Code: PackagesNotFound, Message: "The environment's packages cannot be installed: " + reason(text) + " Berth installs wheels for Python " + basePython + " on Linux; correct the pip packages, then deploy again."}
-}
-
-// compile adds the bytecode of packages, because a container that cannot write would compile them at
-// each start. It runs the base's own Python, by its own loader, which takes no rights.
-func (b *Builder) compile(ctx context.Context, dir string) error {
-	root := strings.TrimSuffix(b.Base, ".tar")
-	libraries := filepath.Join(root, "lib/x86_64-linux-gnu") + ":" + filepath.Join(root, "usr/lib/x86_64-linux-gnu")
-	cmd := exec.CommandContext(ctx, filepath.Join(root, "lib64/ld-linux-x86-64.so.2"), "--library-path", libraries, filepath.Join(root, "usr/bin/python"+basePython),
-		"-m", "compileall", "-q", "-j", "0", "-x", `/tests?/`, "-s", dir, "-p", packagesDir, "--invalidation-mode", "unchecked-hash", dir)
-	cmd.Env = []string{"PYTHONHOME=" + filepath.Join(root, "usr"), "PYTHONHASHSEED=0"}
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && ctx.Err() == nil {
-		return nil // files that are not for this Python, such as tests and templates; they are not imported either
-	}
-	if err != nil {
-		return fmt.Errorf("compiling the packages: %w: %s", err, reason(string(out)))
-	}
-	return nil
-}
-
-// reason is what uv says, in one paragraph and without what could be a password in a URL.
-func reason(text string) string {
-	var words []string
-	for _, w := range strings.Fields(strings.NewReplacer("×", "", "╰─▶", "", "│", "", "error:", "").Replace(text)) {
-		if scheme, rest, ok := strings.Cut(w, "://"); ok {
-			if _, host, secret := strings.Cut(rest, "@"); secret {
-				w = scheme + "://" + host
-			}
-		}
-		words = append(words, w)
-	}
-	const most = 1200
-	out := strings.Join(words, " ")
-	if len(out) > most {
-		out = strings.ToValidUTF8(out[:most], "") + " …"
-	}
-	return out
 }
 
 // filesOf lists a folder's files as they go below target in an image.
@@ -291,12 +202,5 @@ func (b *Builder) ownBase() (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	img, err := mutate.AppendLayers(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON), l.(*layer))
-	if err != nil {
-		return nil, err
-	}
-	if img, err = mutate.Config(img, v1.Config{Env: []string{"PATH=" + packagesDir + "/bin:/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"}}); err != nil {
-		return nil, err
-	}
-	return platform(img)
+	return compose(empty.Image, v1.Config{Env: []string{"PATH=" + packagesDir + "/bin:/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"}}, l.(*layer))
 }

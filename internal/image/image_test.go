@@ -29,7 +29,11 @@ const testPassword = "a password of this test"
 // startRegistry runs the real registry, which nodes know as registry.test.
 func startRegistry(t *testing.T, dir string) *Registry {
 	t.Helper()
-	srv := httptest.NewServer(registry.Open(t.Context(), registry.Config{Dir: dir, Username: "berth", Password: testPassword}))
+	reg, err := registry.Open(registry.Config{Dir: dir, Username: "berth", Password: testPassword})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(reg)
 	t.Cleanup(srv.Close)
 	addr := srv.Listener.Addr().String()
 	return &Registry{Host: "registry.test", Username: "berth", Password: testPassword, Insecure: true, Transport: &http.Transport{
@@ -235,7 +239,7 @@ func TestEnvironmentWithUnknownPackage(t *testing.T) {
 	b := builder(t)
 	_, err := b.Environment(t.Context(), []byte(`{"name":"e","python":{"condaDependencies":{"dependencies":[{"pip":["no-such-package-of-berth==1.2.3"]}]}}}`), func(string) {})
 	var user *UserError
-	if !errors.As(err, &user) || user.Code != PackagesNotFound || !strings.Contains(user.Message, "no-such-package-of-berth") {
+	if !errors.As(err, &user) || user.Code != PackageNotFound || !strings.Contains(user.Message, "no-such-package-of-berth") {
 		t.Errorf("error %v", err)
 	}
 }

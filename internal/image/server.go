@@ -1,0 +1,10 @@
+package image
+
+// ServerPort is where the server of a model's container listens.
+const ServerPort = 5001
+
+// ServerCommand starts azureml-inference-server-http in a model's container; script is the entry script's
+// path there. The package's comment says what else the container needs.
+func ServerCommand(script string) []string {
+	return []string{"python3", "-m", "azureml_inference_server_http", "--entry_script", script}
+}

@@ -1,0 +1,143 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+const (
+	// packagesDir is where wheels are in an environment's image.
+	packagesDir = "/opt/berth/packages"
+	// wheelPlatform is what wheels are chosen for: glibc 2.28 and later, which is Debian 10 and RHEL 8.
+	wheelPlatform = "x86_64-manylinux_2_28"
+)
+
+// withoutWheels are packages that azureml-defaults asks for, that PyPI has as source only, and that a model's
+// container has no use for: fusepy mounts file systems, for which it has no rights.
+const withoutWheels = "fusepy; sys_platform == 'none'\n"
+
+// install puts the wheels of a recipe into a folder, as files that Python can run as they are.
+func (b *Builder) install(ctx context.Context, dir string, r *recipe) error {
+	if _, err := os.Stat(b.UV); err != nil {
+		return fmt.Errorf("the program uv is not at %s; make images puts it there", b.UV)
+	}
+	list, left, python := dir+".txt", dir+".overrides", dir+".python"
+	defer func() { // what stays, Clean removes
+		_, _, _ = os.Remove(list), os.Remove(left), os.Remove(python)
+	}()
+	overrides := withoutWheels
+	if r.has("fusepy") {
+		overrides = ""
+	}
+	err := errors.Join(
+		os.WriteFile(list, []byte(r.text()), 0o600), // may hold passwords of indexes
+		os.WriteFile(left, []byte(overrides), 0o600),
+		os.WriteFile(python, []byte("#!/bin/sh\nexec '"+strings.Join(b.interpreter(), "' '")+"' \"$@\"\n"), 0o700),
+	)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, b.UV, "pip", "install", "--quiet", "--no-progress", "--color=never", "--python", python, "--target", dir,
+		"--python-version", basePython, "--python-platform", wheelPlatform, "--only-binary", ":all:", "--overrides", left, "--requirements", list)
+	cmd.Dir = b.Work // not where a project of somebody's could set uv's options
+	cmd.Env = append(os.Environ(), b.environ()...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil) {
+		return fmt.Errorf("running uv: %w", errors.Join(err, ctx.Err()))
+	}
+	if err != nil {
+		return refusal(stderr.String())
+	}
+	return b.compile(ctx, dir)
+}
+
+// interpreter is the command of the base's own Python, run here by its own loader, which takes no rights and nothing
+// of this machine. It believes to be where it is in images, which goes into the first lines of scripts.
+func (b *Builder) interpreter() []string {
+	root := strings.TrimSuffix(b.Base, ".tar")
+	libraries := filepath.Join(root, "lib/x86_64-linux-gnu") + ":" + filepath.Join(root, "usr/lib/x86_64-linux-gnu")
+	return []string{filepath.Join(root, "lib64/ld-linux-x86-64.so.2"), "--argv0", "/usr/bin/python3", "--library-path", libraries, filepath.Join(root, "usr/bin/python"+basePython)}
+}
+
+func (b *Builder) environ() []string {
+	return []string{"PYTHONHOME=" + filepath.Join(strings.TrimSuffix(b.Base, ".tar"), "usr"), "PYTHONHASHSEED=0"}
+}
+
+// uncompiled are folders whose bytecode nobody waits for at a start: tests, and the clients of Azure's management
+// APIs that azureml-defaults brings, which are 250 MB and which serving a model does not import.
+const uncompiled = `/(tests?|azure/mgmt)/`
+
+// compile adds the bytecode of packages, because a container that cannot write would compile them at each start.
+func (b *Builder) compile(ctx context.Context, dir string) error {
+	python := b.interpreter()
+	cmd := exec.CommandContext(ctx, python[0], append(python[1:],
+		"-m", "compileall", "-q", "-j", "0", "-x", uncompiled, "-s", dir, "-p", packagesDir, "--invalidation-mode", "unchecked-hash", dir)...)
+	cmd.Env = b.environ()
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 1 && ctx.Err() == nil {
+		return nil // there are files that are not for this Python, such as templates; they are not imported either
+	}
+	if err != nil {
+		return fmt.Errorf("compiling the packages: %w: %s", err, reason(string(out)))
+	}
+	return nil
+}
+
+var (
+	unknownPackage = regexp.MustCompile("Because (?:only )?([^ ]+) was not found in the package registry")
+	unknownVersion = regexp.MustCompile(`^Because (?:there is no version of|only) ([^ ]+)`)
+	sourceOnly     = regexp.MustCompile(`^Because (?:all versions of )?([^ ]+) (?:has|have) no (?:usable )?wheels`)
+)
+
+// refusal says in one short paragraph why uv found no set of packages.
+func refusal(text string) error {
+	said := reason(text)
+	_, cause, solved := strings.Cut(said, "cause: ")
+	if !solved || !strings.Contains(said, "No solution found") {
+		if strings.Contains(said, "error sending request") || strings.Contains(said, "Failed to fetch") || strings.Contains(said, "timed out") {
+			return fmt.Errorf("the package index cannot be reached: %s", said)
+		}
+		return &UserError{Code: PackageNotFound, Message: "The environment's packages cannot be installed: " + said}
+	}
+	on := "Python " + basePython + " on Linux x86_64"
+	if m := unknownPackage.FindStringSubmatch(cause); m != nil {
+		return &UserError{Code: PackageNotFound, Message: fmt.Sprintf("The package %s does not exist in the package index. Correct its name in the pip packages, or name the index that has it with --extra-index-url; then deploy again.", m[1])}
+	}
+	if m := sourceOnly.FindStringSubmatch(cause); m != nil {
+		return &UserError{Code: EnvironmentNotSupported, Message: fmt.Sprintf("There is no wheel of %s for %s, and Berth does not compile source distributions. Choose a version that has one, or a base image that brings the package; then deploy again.", m[1], on)}
+	}
+	if m := unknownVersion.FindStringSubmatch(cause); m != nil {
+		return &UserError{Code: PackageNotFound, Message: fmt.Sprintf("There is no %s for %s. Choose a version that exists; then deploy again. The resolver says: %s", m[1], on, cause)}
+	}
+	return &UserError{Code: PackageConflict, Message: "The environment's pip packages exclude each other. Loosen or change their versions, then deploy again. The resolver says: " + cause}
+}
+
+// reason is what uv says, in one paragraph of bounded length and without what could be a password in a URL.
+func reason(text string) string {
+	var words []string
+	for _, w := range strings.Fields(text) {
+		if scheme, rest, ok := strings.Cut(w, "://"); ok {
+			if _, host, secret := strings.Cut(rest, "@"); secret {
+				w = scheme + "://" + host
+			}
+		}
+		words = append(words, w)
+	}
+	const most = 700
+	out := strings.Join(words, " ")
+	if len(out) > most {
+		out = strings.ToValidUTF8(out[:most], "") + " …"
+	}
+	return out
+}
