@@ -1,0 +1,355 @@
+// Package kube feeds a front end from the Kubernetes API: routes from Secrets, pods from
+// EndpointSlices, replicas from Deployments, its peers and its certificate. It watches its own
+// namespace only. When the API server is away, what was learned last goes on being true.
+package kube
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/berthdev/berth/internal/frontend"
+	"github.com/berthdev/berth/internal/route"
+)
+
+// Names of what front ends share in a workspace's namespace. Attaching makes them.
+const (
+	CertificateSecret = "azuremlfessl" // cert.pem, key.pem; absent without TLS
+	PeersSecret       = "azureml-fe-peers"
+	PeersService      = "azureml-fe-int-http"
+	PeersPort         = 9001
+	tokenKey          = "token"
+)
+
+// Watcher feeds one front end.
+type Watcher struct {
+	API       kubernetes.Interface
+	Namespace string
+	Self      string // this pod's address
+	Front     *frontend.FrontEnd
+	Log       *slog.Logger
+
+	certificate atomic.Pointer[tls.Certificate]
+	ready       atomic.Bool
+	deployments cache.Store
+
+	mu     sync.Mutex
+	slices map[string]*discoveryv1.EndpointSlice // by name
+	probes map[string]*probe                     // by address
+	token  string
+}
+
+// probe asks a pod that is not ready yet whether it serves, more often than the kubelet does.
+type probe struct {
+	cancel context.CancelFunc
+	passed bool
+}
+
+const (
+	resync        = 0 // watches tell everything
+	probeInterval = 100 * time.Millisecond
+)
+
+// Run watches until ctx ends. It returns early only when the first lists cannot be read in that time.
+func (w *Watcher) Run(ctx context.Context) error {
+	w.slices, w.probes = map[string]*discoveryv1.EndpointSlice{}, map[string]*probe{}
+	factory := func(selector fields.Selector) informers.SharedInformerFactory {
+		return informers.NewSharedInformerFactoryWithOptions(w.API, resync, informers.WithNamespace(w.Namespace), informers.WithTransform(trim),
+			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+				if selector != nil {
+					o.FieldSelector = selector.String()
+				}
+			}))
+	}
+	routes := factory(fields.OneTermEqualSelector("type", string(route.SecretType)))
+	certificate := factory(fields.OneTermEqualSelector("metadata.name", CertificateSecret))
+	secret := factory(fields.OneTermEqualSelector("metadata.name", PeersSecret))
+	rest := factory(nil)
+	var synced []cache.InformerSynced
+	watch := func(i cache.SharedIndexInformer, set func(any), gone func(any)) error {
+		h, err := i.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc: set, UpdateFunc: func(_, now any) { set(now) },
+			DeleteFunc: func(o any) {
+				if t, ok := o.(cache.DeletedFinalStateUnknown); ok {
+					o = t.Obj
+				}
+				gone(o)
+			},
+		})
+		if err == nil {
+			synced = append(synced, h.HasSynced)
+		}
+		return err
+	}
+	nothing := func(any) {}
+	err := errors.Join(
+		watch(routes.Core().V1().Secrets().Informer(), w.setRoute, w.removeRoute),
+		watch(certificate.Core().V1().Secrets().Informer(), w.setCertificate, func(any) { w.certificate.Store(nil) }),
+		watch(secret.Core().V1().Secrets().Informer(), w.setToken, nothing),
+		watch(rest.Discovery().V1().EndpointSlices().Informer(), func(o any) { w.setSlice(ctx, o) }, func(o any) { w.removeSlice(ctx, o) }),
+		watch(rest.Apps().V1().Deployments().Informer(), nothing, nothing),
+	)
+	if err != nil {
+		return err
+	}
+	w.deployments = rest.Apps().V1().Deployments().Informer().GetStore()
+	for _, f := range []informers.SharedInformerFactory{routes, certificate, secret, rest} {
+		f.Start(ctx.Done())
+		defer f.Shutdown()
+	}
+	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		return nil // ctx ended
+	}
+	w.ready.Store(true)
+	w.Front.Run(ctx, w, w.replicas)
+	return nil
+}
+
+// Ready reports whether everything was learned once.
+func (w *Watcher) Ready() bool { return w.ready.Load() }
+
+// trim drops what front ends do not look at, so that thousands of objects stay small.
+func trim(o any) (any, error) {
+	if m, ok := o.(metav1.ObjectMetaAccessor); ok {
+		meta := m.GetObjectMeta()
+		meta.SetManagedFields(nil)
+		meta.SetAnnotations(nil)
+	}
+	if d, ok := o.(*appsv1.Deployment); ok {
+		return &appsv1.Deployment{ObjectMeta: d.ObjectMeta, Spec: appsv1.DeploymentSpec{Replicas: d.Spec.Replicas}}, nil
+	}
+	return o, nil
+}
+
+func (w *Watcher) setRoute(o any) {
+	s, ok := o.(*corev1.Secret)
+	if !ok {
+		return
+	}
+	r, err := route.FromSecret(s)
+	if err != nil {
+		w.Log.Error("a route breaks a rule; the last one is kept", "secret", s.Name, "error", err)
+		return
+	}
+	w.Front.SetRoute(r)
+}
+
+func (w *Watcher) removeRoute(o any) {
+	if s, ok := o.(*corev1.Secret); ok {
+		w.Front.RemoveRoute(s.Labels[route.ServiceLabel])
+	}
+}
+
+func (w *Watcher) setCertificate(o any) {
+	s, ok := o.(*corev1.Secret)
+	if !ok {
+		return
+	}
+	c, err := tls.X509KeyPair(s.Data["cert.pem"], s.Data["key.pem"])
+	if err != nil {
+		w.Log.Error("the certificate cannot be used; the last one is kept", "secret", s.Name)
+		return
+	}
+	w.certificate.Store(&c)
+}
+
+// Certificate is the present certificate, for tls.Config.GetCertificate.
+func (w *Watcher) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c := w.certificate.Load(); c != nil {
+		return c, nil
+	}
+	return nil, errors.New("this workspace's front end has no certificate")
+}
+
+func (w *Watcher) setToken(o any) {
+	if s, ok := o.(*corev1.Secret); ok {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.token = string(s.Data[tokenKey])
+		w.tellPeers()
+	}
+}
+
+// tellPeers tells the front end who else serves. w.mu is held.
+func (w *Watcher) tellPeers() {
+	self := net.JoinHostPort(w.Self, strconv.Itoa(PeersPort))
+	addrs := map[string]bool{self: true}
+	for _, s := range w.slices {
+		if s.Labels[discoveryv1.LabelServiceName] != PeersService {
+			continue
+		}
+		for _, e := range s.Endpoints {
+			if is(e.Conditions.Ready) {
+				for _, a := range e.Addresses {
+					addrs[net.JoinHostPort(a, strconv.Itoa(PeersPort))] = true
+				}
+			}
+		}
+	}
+	list := make([]string, 0, len(addrs))
+	for a := range addrs {
+		list = append(list, a)
+	}
+	token := w.token
+	if len(list) == 1 {
+		token = "" // alone: nothing to pass on
+	}
+	w.Front.SetPeers(self, list, token)
+}
+
+func is(b *bool) bool { return b != nil && *b }
+
+func (w *Watcher) setSlice(ctx context.Context, o any) {
+	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.slices[s.Name] = s
+		w.changed(ctx, s.Labels[discoveryv1.LabelServiceName])
+	}
+}
+
+func (w *Watcher) removeSlice(ctx context.Context, o any) {
+	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.slices, s.Name)
+		w.changed(ctx, s.Labels[discoveryv1.LabelServiceName])
+	}
+}
+
+// changed works out a workload's pods. w.mu is held.
+func (w *Watcher) changed(ctx context.Context, service string) {
+	if service == PeersService {
+		w.tellPeers()
+		return
+	}
+	pods := map[string]bool{}
+	for _, s := range w.slices {
+		if s.Labels[discoveryv1.LabelServiceName] != service || s.Labels[route.ServiceLabel] == "" {
+			continue
+		}
+		for _, e := range s.Endpoints {
+			if is(e.Conditions.Terminating) || len(e.Addresses) == 0 {
+				continue
+			}
+			addr := net.JoinHostPort(e.Addresses[0], strconv.Itoa(route.ContainerPort))
+			pods[addr] = is(e.Conditions.Serving)
+			w.probe(ctx, service, addr, pods[addr])
+			pods[addr] = pods[addr] || w.probes[addr] != nil && w.probes[addr].passed
+		}
+	}
+	for addr, p := range w.probes {
+		if _, there := pods[addr]; !there && w.of(addr) == "" {
+			p.cancel()
+			delete(w.probes, addr)
+		}
+	}
+	w.Front.SetPods(service, pods)
+}
+
+// of is the service whose slices name an address, "" for none.
+func (w *Watcher) of(addr string) string {
+	host, _, _ := net.SplitHostPort(addr)
+	for _, s := range w.slices {
+		for _, e := range s.Endpoints {
+			if len(e.Addresses) > 0 && e.Addresses[0] == host && !is(e.Conditions.Terminating) {
+				return s.Labels[discoveryv1.LabelServiceName]
+			}
+		}
+	}
+	return ""
+}
+
+// probe sees to it that a pod that is not ready is asked itself, and one that is, is not. w.mu is held.
+func (w *Watcher) probe(ctx context.Context, service, addr string, ready bool) {
+	p := w.probes[addr]
+	switch {
+	case ready && p != nil:
+		p.cancel()
+		delete(w.probes, addr)
+	case !ready && p == nil:
+		ctx, cancel := context.WithCancel(ctx)
+		p = &probe{cancel: cancel}
+		w.probes[addr] = p
+		go w.ask(ctx, service, addr, p)
+	}
+}
+
+var asker = &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// ask waits until a pod answers.
+func (w *Watcher) ask(ctx context.Context, service, addr string, p *probe) {
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/", nil)
+		if err != nil {
+			return
+		}
+		resp, err := asker.Do(req)
+		if err != nil {
+			continue
+		}
+		_ = resp.Body.Close() // only the status counts
+		if resp.StatusCode != http.StatusOK {
+			continue
+		}
+		w.mu.Lock()
+		p.passed = true
+		w.changed(ctx, service)
+		w.mu.Unlock()
+		return
+	}
+}
+
+// replicas is what a Deployment is set to.
+func (w *Watcher) replicas(workload string) (int, bool) {
+	o, ok, err := w.deployments.GetByKey(w.Namespace + "/" + workload)
+	if err != nil || !ok {
+		return 0, false
+	}
+	d, ok := o.(*appsv1.Deployment)
+	if !ok || d.Spec.Replicas == nil {
+		return 0, false
+	}
+	return int(*d.Spec.Replicas), true
+}
+
+// Scale implements frontend.Scaler.
+func (w *Watcher) Scale(workload string, replicas int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"replicas": replicas}})
+	if err != nil {
+		return err
+	}
+	_, err = w.API.AppsV1().Deployments(w.Namespace).Patch(ctx, workload, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "azureml-fe"}, "scale")
+	if err != nil {
+		return fmt.Errorf("setting the replicas of %s: %w", workload, err)
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package frontend
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxQueued bounds how many requests wait for one version's pods: more than a second of work for any
+// number of pods is better refused, so that the client can go elsewhere.
+const maxQueued = 2000
+
+// pool is the pods of one version, and who waits for them. A pod does at most limit requests at a time;
+// who comes first is served first, by the pod that has least to do.
+type pool struct {
+	mu      sync.Mutex
+	limit   int
+	pods    map[string]*pod // by address
+	queue   []*waiter
+	changed func() // told when requests queue, so that scaling need not wait for its next look
+	last    time.Time
+}
+
+type pod struct {
+	addr   string
+	busy   int
+	usable bool
+	gone   bool // removed while it still had requests
+}
+
+type waiter struct {
+	given chan *pod // capacity 1
+	done  bool
+}
+
+func newPool(changed func()) *pool {
+	return &pool{limit: 1, pods: map[string]*pod{}, changed: changed, last: time.Now()}
+}
+
+// setLimit changes how many requests a pod does at a time.
+func (p *pool) setLimit(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit = n
+	p.hand()
+}
+
+// setPods says which pods there are (true: usable). Pods that went finish what they have.
+func (p *pool) setPods(pods map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for addr, have := range p.pods {
+		if _, ok := pods[addr]; !ok {
+			have.gone, have.usable = true, false
+			delete(p.pods, addr)
+		}
+	}
+	for addr, usable := range pods {
+		have := p.pods[addr]
+		if have == nil {
+			have = &pod{addr: addr}
+			p.pods[addr] = have
+		}
+		have.usable = usable
+	}
+	p.hand()
+}
+
+// free is the usable pod with least to do, nil when all are busy.
+func (p *pool) free() *pod {
+	var best *pod
+	for _, d := range p.pods {
+		if d.usable && d.busy < p.limit && (best == nil || d.busy < best.busy) {
+			best = d
+		}
+	}
+	return best
+}
+
+// hand gives free pods to who waits longest. p.mu is held.
+func (p *pool) hand() {
+	for len(p.queue) > 0 {
+		d := p.free()
+		if d == nil {
+			return
+		}
+		w := p.queue[0]
+		p.queue = p.queue[1:]
+		w.done = true
+		d.busy++
+		w.given <- d
+	}
+}
+
+// Reasons why there is no pod.
+type refusal int
+
+const (
+	overloaded refusal = iota + 1 // all pods are busy, and stayed so
+	noReplicas                    // there is no usable pod
+	clientGone
+)
+
+// acquire takes a pod, waiting for one for at most wait, or for cold when there is none at all.
+func (p *pool) acquire(ctx context.Context, wait, cold time.Duration) (*pod, refusal) {
+	p.mu.Lock()
+	p.last = time.Now()
+	if len(p.queue) == 0 {
+		if d := p.free(); d != nil {
+			d.busy++
+			p.mu.Unlock()
+			return d, 0
+		}
+	}
+	if len(p.queue) >= maxQueued {
+		p.mu.Unlock()
+		return nil, overloaded
+	}
+	w := &waiter{given: make(chan *pod, 1)}
+	p.queue = append(p.queue, w)
+	if p.usable() == 0 {
+		wait = max(wait, cold)
+	}
+	p.mu.Unlock()
+	p.changed()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	why := overloaded
+	select {
+	case d := <-w.given:
+		return d, 0
+	case <-timer.C:
+	case <-ctx.Done():
+		why = clientGone
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.done { // given at the same moment
+		d := <-w.given
+		if why == clientGone {
+			p.drop(d)
+			return nil, why
+		}
+		return d, 0
+	}
+	p.queue = slices.DeleteFunc(p.queue, func(o *waiter) bool { return o == w })
+	if why == overloaded && p.usable() == 0 {
+		why = noReplicas
+	}
+	return nil, why
+}
+
+func (p *pool) usable() int {
+	n := 0
+	for _, d := range p.pods {
+		if d.usable {
+			n++
+		}
+	}
+	return n
+}
+
+// release gives a pod back. refused says that it did not take the connection: it gets nothing more until
+// it is seen to be usable again.
+func (p *pool) release(d *pod, refused bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if refused {
+		d.usable = false
+	}
+	p.drop(d)
+}
+
+// drop is release with p.mu held.
+func (p *pool) drop(d *pod) {
+	d.busy--
+	p.last = time.Now()
+	p.hand()
+}
+
+// load is what scaling goes by.
+type load struct {
+	busy, queued, replicas int
+	idle                   time.Duration // since the last request began or ended
+}
+
+func (p *pool) load(now time.Time) load {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := load{queued: len(p.queue), replicas: len(p.pods), idle: now.Sub(p.last)}
+	for _, d := range p.pods {
+		if d.busy > 0 {
+			l.busy++
+		}
+	}
+	if l.busy > 0 {
+		l.idle = 0
+	}
+	return l
+}

@@ -1,0 +1,287 @@
+package frontend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/berthdev/berth/internal/route"
+)
+
+var dialer = &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}
+
+// Headers that say who answered, and why the router did.
+const (
+	answeredBy   = "X-Berth-Answered-By" // router or model
+	reasonHeader = "X-Berth-Reason"
+	// VersionHeader makes a request go to one version of an endpoint.
+	VersionHeader = "Azureml-Model-Deployment"
+	requestID     = "X-Ms-Request-Id"
+)
+
+// target is where a request's path leads.
+type target struct {
+	service, version string
+	path             string // what the pod sees
+}
+
+// parse reads /api/v1/service/{name}[/version/{version}]/{score, swagger.json or nothing}.
+func parse(path string) (target, bool) {
+	rest, ok := strings.CutPrefix(path, "/api/v1/service/")
+	if !ok {
+		if rest, ok = strings.CutPrefix(path, "/api/v1/endpoint/"); !ok {
+			return target{}, false
+		}
+	}
+	name, rest, _ := strings.Cut(rest, "/")
+	t := target{service: name}
+	if after, ok := strings.CutPrefix(rest, "version/"); ok {
+		t.version, rest, _ = strings.Cut(after, "/")
+		if t.version == "" {
+			return target{}, false
+		}
+	}
+	switch rest {
+	case "score", "swagger.json", "":
+		t.path = "/" + rest
+		return t, name != ""
+	}
+	return target{}, false
+}
+
+// ServeHTTP answers callers.
+func (f *FrontEnd) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.serve(w, r, false) }
+
+func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) {
+	if r.URL.Path == "/" {
+		_, _ = io.WriteString(w, "Healthy") // for load balancers
+		return
+	}
+	id := r.Header.Get(requestID)
+	if id == "" {
+		if id = r.Header.Get("X-Request-Id"); id == "" {
+			id = r.Header.Get("X-Ms-Client-Request-Id")
+		}
+	}
+	if id == "" {
+		id = uuid.NewString()
+	}
+	if len(id) > 100 {
+		f.refuse(w, "", http.StatusRequestHeaderFieldsTooLarge, "RequestIdTooLong", "The request ID has more than 100 characters.")
+		return
+	}
+	r.Header.Set(requestID, id)
+	w.Header().Set(requestID, id)
+	t, ok := parse(r.URL.Path)
+	if !ok {
+		f.refuse(w, "", http.StatusNotFound, "UnknownPath", "There is nothing at "+r.URL.Path+". Score at /api/v1/service/{name}/score.")
+		return
+	}
+	e := f.service(t.service)
+	if e == nil {
+		f.refuse(w, "", http.StatusNotFound, "UnknownService", fmt.Sprintf("There is no service %q here.", t.service))
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodPost && r.Method != http.MethodOptions && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, POST, OPTIONS")
+		f.refuse(w, t.service, http.StatusMethodNotAllowed, "MethodNotAllowed", "A service takes GET and POST.")
+		return
+	}
+	if !fromPeer && r.Method != http.MethodOptions { // browsers send a preflight without credentials
+		if why := authorized(e, r, f.now()); why != "" {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			f.refuse(w, t.service, http.StatusUnauthorized, "Unauthorized", why)
+			return
+		}
+	}
+	if !fromPeer && f.passOn(w, r, t.service) {
+		return
+	}
+	v := f.choose(e, t, r)
+	if v == nil {
+		f.refuse(w, t.service, http.StatusNotFound, "UnknownVersion", fmt.Sprintf("The service %q has no such version, or none that takes requests.", t.service))
+		return
+	}
+	f.forward(w, r, t, v)
+}
+
+func (f *FrontEnd) choose(e *entry, t target, r *http.Request) *version {
+	name := t.version
+	if name == "" {
+		name = r.Header.Get(VersionHeader)
+	}
+	if name != "" {
+		return e.version(name)
+	}
+	return e.split.next()
+}
+
+// refuse answers in the router's own name.
+func (f *FrontEnd) refuse(w http.ResponseWriter, service string, status int, reason, message string) {
+	h := w.Header()
+	h.Set(answeredBy, "router")
+	h.Set(reasonHeader, reason)
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	if status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
+	}
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": reason, "message": message}}) // the client is gone when this fails
+	f.metrics.count(service, "", status)
+}
+
+// buffers are reused from request to request.
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) Get() []byte {
+	if p, ok := b.pool.Get().(*[]byte); ok {
+		return *p
+	}
+	return make([]byte, 32<<10)
+}
+
+func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
+
+var copies = &buffers{}
+
+// forward sends a request to a pod of the version.
+func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *version) {
+	began := f.now()
+	if r.ContentLength > v.MaxBody {
+		f.tooLarge(w, t.service, v)
+		return
+	}
+	if r.Body != nil {
+		r.Body = http.MaxBytesReader(w, r.Body, v.MaxBody)
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	trip := &trip{front: f, version: v, cancel: cancel, client: r.Context()}
+	proxy := httputil.ReverseProxy{
+		Transport: trip, BufferPool: copies, ErrorLog: nil,
+		Rewrite: func(p *httputil.ProxyRequest) {
+			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.URL.Path, p.Out.URL.RawPath = "http", "model", t.path, ""
+			p.SetXForwarded()
+			p.Out.Host = r.Host
+			if v.Name != "" {
+				p.Out.Header.Set(VersionHeader, v.Name)
+			}
+			p.Out.Header.Del("Authorization") // it is for the router; a model has no use for a key
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			resp.Header.Set(answeredBy, "model")
+			if resp.StatusCode == http.StatusInternalServerError { // as the original does
+				resp.StatusCode = http.StatusBadGateway
+				resp.Header.Set(reasonHeader, "ModelError")
+			}
+			if v.Name != "" {
+				resp.Header.Set(VersionHeader, v.Name)
+			}
+			resp.Header.Del(requestID) // it is set already
+			f.metrics.done(t.service, v.Name, resp.StatusCode, f.now().Sub(began))
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { f.failed(w, t, v, trip, err) },
+	}
+	proxy.ServeHTTP(w, r.WithContext(ctx))
+}
+
+func (f *FrontEnd) tooLarge(w http.ResponseWriter, service string, v *version) {
+	f.refuse(w, service, http.StatusRequestEntityTooLarge, "BodyTooLarge", fmt.Sprintf("The body is larger than the limit of %d bytes.", v.MaxBody))
+}
+
+// failed answers for a request that got no answer of a model.
+func (f *FrontEnd) failed(w http.ResponseWriter, t target, v *version, trip *trip, err error) {
+	var big *http.MaxBytesError
+	switch {
+	case errors.As(err, &big):
+		f.tooLarge(w, t.service, v)
+	case trip.refused == overloaded:
+		f.refuse(w, t.service, http.StatusServiceUnavailable, "Overloaded", fmt.Sprintf("Too many requests for service %s (overloaded): none of its replicas became free within %s. Raise the number of replicas, or lower the target utilization.", t.service, v.QueueWait))
+	case trip.refused == noReplicas:
+		f.refuse(w, t.service, http.StatusServiceUnavailable, "NoReadyReplicas", "No ready replicas for service "+t.service+". Its state and logs say why: get_logs().")
+	case trip.refused == clientGone || trip.client.Err() != nil:
+		f.metrics.count(t.service, v.Name, 499) // nobody is left to tell
+	case errors.Is(err, errTimeout) || trip.timedOut:
+		f.refuse(w, t.service, http.StatusGatewayTimeout, "ScoringTimeout", fmt.Sprintf("The model did not answer within %s (scoring_timeout_ms).", v.Timeout))
+	default:
+		f.refuse(w, t.service, http.StatusBadGateway, "ReplicaClosedConnection", "Replica closed connection before replying: its container ended or was ended while it worked. get_logs() says more.")
+	}
+}
+
+var errTimeout = errors.New("scoring took too long")
+
+// trip is one request's way to a pod: it waits for one, and finds another when a pod does not take
+// the connection, because then no model has seen the request.
+type trip struct {
+	front    *FrontEnd
+	version  *version
+	cancel   context.CancelCauseFunc
+	client   context.Context
+	refused  refusal
+	timedOut bool
+}
+
+const attempts = 4
+
+// RoundTrip implements http.RoundTripper.
+func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
+	v := t.version
+	cold := time.Duration(0)
+	if v.Scale.Min == 0 {
+		cold = max(v.Timeout, route.DefaultTimeout) // a version that sleeps is woken by its first request
+	}
+	body := r.Body
+	if body != nil && body != http.NoBody {
+		r.Body = io.NopCloser(body) // an attempt that fails closes it, and the next one needs it
+	}
+	for n := 1; ; n++ {
+		d, why := v.pool.acquire(r.Context(), v.QueueWait, cold)
+		if d == nil {
+			t.refused = why
+			return nil, errors.New("no pod")
+		}
+		timer := time.AfterFunc(v.Timeout, func() { t.cancel(errTimeout) })
+		r.URL.Host = d.addr
+		resp, err := t.front.model.RoundTrip(r)
+		if err == nil {
+			resp.Body = &held{ReadCloser: resp.Body, release: func() { timer.Stop(); v.pool.release(d, false) }}
+			return resp, nil
+		}
+		timer.Stop()
+		t.timedOut = errors.Is(context.Cause(r.Context()), errTimeout)
+		dial := isDial(err)
+		v.pool.release(d, dial)
+		if !dial || n == attempts || r.Context().Err() != nil {
+			return nil, err
+		}
+	}
+}
+
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// held is an answer's body that gives its pod back when it ends.
+type held struct {
+	io.ReadCloser
+	once    sync.Once
+	release func()
+}
+
+func (h *held) Close() error {
+	err := h.ReadCloser.Close()
+	h.once.Do(h.release)
+	return err
+}
