@@ -1,0 +1,235 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berthdev/berth/internal/arm/armerr"
+	"github.com/berthdev/berth/internal/arm/armid"
+	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/model"
+	"github.com/berthdev/berth/internal/image"
+	"github.com/berthdev/berth/internal/serving"
+	"github.com/berthdev/berth/internal/store"
+)
+
+// builds are the images that are being made in this process. They are found in the registry
+// once they are made, so a crash loses only what was under way, and the next pass begins it again.
+type builds struct {
+	mu     sync.Mutex
+	byPlan map[string]*build
+}
+
+// build makes all images of one version.
+type build struct {
+	mu    sync.Mutex
+	lines []string
+	done  bool
+	made  made
+	err   error
+	at    time.Time // when it ended
+}
+
+// made are the images of a version, and how its container starts.
+type made struct {
+	Image   image.Reference
+	Mounts  []serving.Mount
+	Env     map[string]string
+	Command []string
+}
+
+const (
+	buildLimit = 15 * time.Minute
+	buildKept  = 10 * time.Minute // so that the passes of a deployment find it
+	retryBuild = 5 * time.Second  // after one that failed for a reason that may pass
+)
+
+// ensure begins a version's build, or reports how it goes. wake is called when it ends.
+func (b *builds) ensure(plan string, now time.Time, start func(*build) (made, error), wake func()) *build {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.byPlan == nil {
+		b.byPlan = map[string]*build{}
+	}
+	for key, old := range b.byPlan {
+		old.mu.Lock()
+		gone := old.done && now.Sub(old.at) > buildKept
+		old.mu.Unlock()
+		if gone {
+			delete(b.byPlan, key)
+		}
+	}
+	if running, ok := b.byPlan[plan]; ok {
+		running.mu.Lock()
+		var user *image.UserError
+		again := running.done && running.err != nil && !errors.As(running.err, &user) && now.Sub(running.at) > retryBuild
+		running.mu.Unlock()
+		if !again {
+			return running
+		}
+	}
+	fresh := &build{}
+	b.byPlan[plan] = fresh
+	go func() {
+		m, err := start(fresh)
+		fresh.mu.Lock()
+		fresh.made, fresh.err, fresh.done, fresh.at = m, err, true, time.Now()
+		fresh.mu.Unlock()
+		wake()
+	}()
+	return fresh
+}
+
+func (b *build) log(line string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, line)
+}
+
+func (b *build) look() (lines []string, done bool, m made, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]string(nil), b.lines...), b.done, b.made, b.err
+}
+
+// make makes everything that a version's pods run.
+func (s *Service) make(ctx context.Context, workspace armid.ID, service string, v *Version, b *build) (made, error) {
+	req := v.Image
+	var ws *store.Resource
+	contents := make([]*model.Content, len(req.ModelIDs))
+	err := s.Manager.Store.View(ctx, func(tx store.ReadTx) (err error) {
+		if ws, err = tx.Resource(workspace.Key()); err != nil {
+			return err
+		}
+		for i, id := range req.ModelIDs {
+			if contents[i], err = s.Models.Load(tx, workspace, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	var refused *armerr.Error
+	if errors.As(err, &refused) {
+		return made{}, &image.UserError{Code: refused.Code, Message: refused.Message}
+	}
+	if err != nil {
+		return made{}, err
+	}
+	definition, code := req.Environment, []image.File(nil)
+	codeKey, script := "", ""
+	if len(req.Assets) == 0 {
+		definition, code, script = generated(contents[0])
+		codeKey = "generated:" + string(definition) + script
+	} else if code, codeKey, err = s.code(ctx, ws, req); err != nil {
+		return made{}, err
+	}
+	var env struct {
+		EnvironmentVariables map[string]string `json:"environmentVariables"`
+	}
+	if len(definition) == 0 || json.Unmarshal(definition, &env) != nil {
+		return made{}, &image.UserError{Code: image.EnvironmentNotSupported, Message: "The request names no environment. Give InferenceConfig an environment."}
+	}
+	if script == "" {
+		script = env.EnvironmentVariables["AZUREML_ENTRY_SCRIPT"]
+	}
+	if script == "" {
+		return made{}, &image.UserError{Code: image.EnvironmentNotSupported, Message: "The environment has no AZUREML_ENTRY_SCRIPT, which azureml-core 1.6 and later set from InferenceConfig.entry_script."}
+	}
+	b.log("Registering the environment.")
+	m := made{Env: env.EnvironmentVariables}
+	if m.Image, err = s.Images.Environment(ctx, definition, b.log); err != nil {
+		return made{}, err
+	}
+	if m.Mounts, err = s.mounts(ctx, workspace, req, contents, code, codeKey, b); err != nil {
+		return made{}, err
+	}
+	if m.Env == nil {
+		m.Env = map[string]string{}
+	}
+	m.Env["AML_APP_ROOT"] = serving.AppRoot
+	m.Env["AZUREML_MODEL_DIR"] = modelDir(contents)
+	m.Env["SERVICE_NAME"] = service
+	m.Env["WORKSPACE_NAME"] = workspace.Name()
+	m.Env["SERVICE_PATH_PREFIX"] = "api/v1/service/" + service
+	m.Env["SCORING_TIMEOUT_MS"] = fmt.Sprint(*v.ScoringTimeoutMS)
+	delete(m.Env, "AZUREML_ENTRY_SCRIPT") // the command names it, with its folder
+	m.Command = image.ServerCommand(path.Join(codeRoot, script))
+	return m, nil
+}
+
+// codeRoot is where the code is. The folder above it is AML_APP_ROOT, into which models are mounted, too.
+const codeRoot = serving.AppRoot + "/code"
+
+// modelDir is AZUREML_MODEL_DIR: one model's own folder, or the one that holds all of them.
+func modelDir(contents []*model.Content) string {
+	if len(contents) == 1 {
+		return modelPath(contents[0])
+	}
+	return serving.ModelsRoot
+}
+
+func modelPath(c *model.Content) string {
+	return path.Join(serving.ModelsRoot, c.Model.Name, fmt.Sprint(c.Model.Version))
+}
+
+// mounts makes the images of the code and of each model.
+func (s *Service) mounts(ctx context.Context, workspace armid.ID, req *ImageRequest, contents []*model.Content, code []image.File, codeKey string, b *build) ([]serving.Mount, error) {
+	repo := "berth/" + workspace.SubscriptionID()
+	ref, err := s.Registry.Files(ctx, repo+"/code", codeKey, code)
+	if err != nil {
+		return nil, fmt.Errorf("packing the code: %w", err)
+	}
+	out := []serving.Mount{{Path: codeRoot, Image: string(ref)}}
+	for i, c := range contents {
+		files, err := s.Models.Files(ctx, c)
+		if err != nil {
+			return nil, &image.UserError{Code: "ModelNotFound", Message: err.Error()}
+		}
+		b.log("Packing the model " + req.ModelIDs[i] + ".")
+		ref, err := s.Registry.Files(ctx, repo+"/models", c.Key, files)
+		if err != nil {
+			return nil, fmt.Errorf("packing the model %s: %w", req.ModelIDs[i], err)
+		}
+		out = append(out, serving.Mount{Path: modelPath(c), Image: string(ref)})
+	}
+	return out, nil
+}
+
+// code lists the files of the entry script and its folder. The driver that azureml-core generates is
+// left out: the server calls the script itself.
+func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageRequest) (files []image.File, key string, err error) {
+	for _, a := range req.Assets {
+		id, ok := strings.CutPrefix(a.URL, "aml://artifact/")
+		if !ok {
+			return nil, "", &image.UserError{Code: "AssetNotSupported", Message: fmt.Sprintf("The asset %q is at %q; Berth takes artifacts (aml://artifact/…), as azureml-core uploads them.", a.ID, a.URL)}
+		}
+		key += a.URL + "\n"
+		if a.ID == req.DriverProgram && a.ID != "" {
+			continue
+		}
+		found, err := s.Artifacts.Under(ctx, ws, artifact.ID(id))
+		if err != nil {
+			return nil, "", err
+		}
+		if len(found) != 1 {
+			return nil, "", &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The file %q of the deployment was never uploaded to %s. Deploy again.", a.ID, id)}
+		}
+		f := image.File{Path: path.Base(id), Size: found[0].Size, Open: s.opener(ws, found[0].ID)}
+		if a.Unpack == nil || !*a.Unpack {
+			files = append(files, f)
+			continue
+		}
+		inside, err := model.Unpack(ctx, f)
+		if err != nil {
+			return nil, "", &image.UserError{Code: "AssetNotReadable", Message: err.Error()}
+		}
+		files = append(files, inside...)
+	}
+	return files, key, nil
+}

@@ -1,0 +1,511 @@
+package service
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/berthdev/berth/internal/arm/armerr"
+	"github.com/berthdev/berth/internal/arm/armid"
+	"github.com/berthdev/berth/internal/arm/resource"
+	"github.com/berthdev/berth/internal/dataplane"
+	"github.com/berthdev/berth/internal/serving"
+	"github.com/berthdev/berth/internal/store"
+)
+
+const noun = "services"
+
+// Register adds the handlers.
+func (s *Service) Register(srv *dataplane.Server) {
+	at := func(method, path string, verb dataplane.Verb, h dataplane.Handler) {
+		srv.Handle(method, dataplane.ModelManagement, path, noun, verb, h)
+	}
+	at("POST", "/services", dataplane.Write, s.create)
+	at("PUT", "/services", dataplane.Write, s.put)
+	at("GET", "/services", dataplane.Read, s.list)
+	at("GET", "/services/{name}", dataplane.Read, s.get)
+	at("PATCH", "/services/{name}", dataplane.Write, s.patch)
+	at("DELETE", "/services/{name}", dataplane.Delete, s.remove)
+	at("POST", "/services/{name}/listkeys", dataplane.Write, s.listKeys)
+	at("POST", "/services/{name}/regenerateKeys", dataplane.Write, s.regenerateKeys)
+	at("POST", "/services/{name}/token", dataplane.Read, s.getToken)
+	at("GET", "/services/{name}/logs", dataplane.Read, s.logs)
+	at("POST", "/services/validate/name/{name}", dataplane.Read, s.validateName)
+	at("POST", "/services/validate", dataplane.Read, s.validate)
+	at("POST", "/services/validate/resource", dataplane.Read, s.validateCreate)
+	at("POST", "/services/migrate", dataplane.Write, migrate)
+	at("GET", "/operations/{id}", dataplane.Read, s.operation)
+}
+
+func migrate(*dataplane.Request) (*dataplane.Reply, error) {
+	return nil, armerr.New(armerr.CodeNotSupported, "Berth does not move a web service to another compute. Deploy it there under another name, then delete this one.")
+}
+
+func (s *Service) id(r *dataplane.Request) armid.ID {
+	return r.Workspace.Child(noun, r.PathValue("name"))
+}
+
+// row reads a web service's row. Errors: 404.
+func (s *Service) row(r *dataplane.Request) (*store.Resource, error) {
+	var row *store.Resource
+	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
+		row, err = tx.Resource(s.id(r).Key())
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, notFound(r, r.PathValue("name"))
+	}
+	return row, err
+}
+
+func notFound(r *dataplane.Request, name string) error {
+	e := armerr.New(armerr.CodeResourceNotFound, "The web service '%s' was not found in the workspace '%s'.", name, r.Workspace.Name())
+	e.Details = []*armerr.Error{{Code: "ServiceNotFound", Message: e.Message, Target: name}}
+	return e
+}
+
+// document makes the kernel's document of this API's flat one, and says which service it is about.
+func document(body map[string]any) (name string, overwrite bool, doc map[string]any) {
+	name, _ = body["name"].(string)
+	overwrite, _ = body["overwrite"].(bool)
+	for _, k := range []string{"kvTags", "tags"} { // endpoints are sent with tags
+		if tags, ok := body[k]; ok && tags != nil {
+			doc = map[string]any{"tags": tags}
+		}
+	}
+	if doc == nil {
+		doc = map[string]any{}
+	}
+	doc["properties"] = bare(body)
+	if versions, ok := body["versions"].(map[string]any); ok {
+		for k, v := range versions {
+			if m, ok := v.(map[string]any); ok {
+				m = bare(m)
+				// What an endpoint says for all its versions is sent with each of them, too.
+				for _, k := range []string{"computeType", "computeName", "namespace", "keys", "authEnabled", "aadAuthEnabled", "versions", "deploymentType"} {
+					delete(m, k)
+				}
+				versions[k] = m
+			}
+		}
+	}
+	return name, overwrite, doc
+}
+
+// bare is a document without what names it and what only Berth says.
+func bare(body map[string]any) map[string]any {
+	out := maps.Clone(body)
+	for _, k := range []string{
+		"name", "overwrite", "kvTags", "tags", "location", "id", "createdTime", "updatedTime", "createdBy", "operationId", "error", "models", "deploymentStatus",
+		"swaggerUri", "modelConfigMap", "imageDetails", "imageDigest", "environmentDetails",
+	} {
+		delete(out, k)
+	}
+	return out
+}
+
+// write stores a web service and answers with the operation.
+func (s *Service) write(r *dataplane.Request, name string, doc map[string]any, admitOnly bool, before func(row *store.Resource) error) (*resource.Written, error) {
+	t, _ := s.Manager.Registry.Type(Type)
+	var written *resource.Written
+	err := s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
+		id := r.Workspace.Child(noun, name)
+		row, err := tx.Resource(id.Key())
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if errors.Is(err, store.ErrNotFound) {
+			row = nil
+		}
+		if err := before(row); err != nil {
+			return err
+		}
+		if written, err = s.Manager.Put(r.Context(), tx, resource.Write{ID: id, Type: t, Version: versions[0], Doc: doc, By: r.Stamp()}); err != nil {
+			return busy(r, err)
+		}
+		if admitOnly {
+			return errAdmitted
+		}
+		return nil
+	})
+	return written, err
+}
+
+var errAdmitted = errors.New("the request is admissible")
+
+// busy names an operation under way, and fields, as this API does.
+func busy(r *dataplane.Request, err error) error {
+	var e *armerr.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	if e.Code == armerr.CodeOperationNotAllowed {
+		c := armerr.New(armerr.CodeConflict, "Conflict of operation, another operation on same entity is already running in workspace %s. Wait until it ends (wait_for_deployment), then send the change again.", r.Workspace.Name())
+		c.RetryAfter = e.RetryAfter
+		return c
+	}
+	return e.Moved("properties.", "")
+}
+
+// withKeys gives a new web service keys where its creator chose none.
+func withKeys(doc map[string]any) {
+	p := doc["properties"].(map[string]any)
+	keys, _ := p["keys"].(map[string]any)
+	if keys == nil {
+		keys = map[string]any{}
+	}
+	for _, k := range []string{"primaryKey", "secondaryKey"} {
+		if v, _ := keys[k].(string); v == "" {
+			keys[k] = newKey()
+		}
+	}
+	p["keys"] = keys
+}
+
+func (s *Service) create(r *dataplane.Request) (*dataplane.Reply, error) { return s.deploy(r, false) }
+func (s *Service) put(r *dataplane.Request) (*dataplane.Reply, error)    { return s.deploy(r, true) }
+
+func (s *Service) deploy(r *dataplane.Request, overwrite bool) (*dataplane.Reply, error) {
+	var body map[string]any
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	written, err := s.admitCreate(r, body, overwrite, false)
+	if err != nil {
+		return nil, err
+	}
+	return s.accepted(r, written)
+}
+
+func (s *Service) admitCreate(r *dataplane.Request, body map[string]any, overwrite, only bool) (*resource.Written, error) {
+	name, asked, doc := document(body)
+	return s.write(r, name, doc, only, func(row *store.Resource) error {
+		if row == nil {
+			withKeys(doc)
+			return nil
+		}
+		if !overwrite && !asked {
+			e := armerr.New(armerr.CodeConflict, "A web service named '%s' exists in the workspace '%s'. Choose another name, update it, or deploy with overwrite=True.", name, r.Workspace.Name())
+			e.Details = []*armerr.Error{{Code: "ServiceExists", Message: e.Message, Target: name}}
+			return e
+		}
+		// Keys that are not given stay (deploying again does not lock callers out).
+		p := doc["properties"].(map[string]any)
+		keys, _ := p["keys"].(map[string]any)
+		maps.DeleteFunc(keys, func(_ string, v any) bool { return v == nil })
+		if keys == nil {
+			p["keys"] = map[string]any{}
+		}
+		return nil
+	})
+}
+
+func (s *Service) accepted(r *dataplane.Request, written *resource.Written) (*dataplane.Reply, error) {
+	var body map[string]any
+	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
+		body, err = s.wire(tx, written.Row, true)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.Accepted(r, written.Operation.ID, body)
+}
+
+func (s *Service) get(r *dataplane.Request) (*dataplane.Reply, error) {
+	row, err := s.row(r)
+	if err != nil {
+		return nil, err
+	}
+	var body map[string]any
+	err = s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
+		body, err = s.wire(tx, row, strings.EqualFold(r.Param("expand"), "true"))
+		return err
+	})
+	return &dataplane.Reply{Body: body}, err
+}
+
+func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
+	row, err := s.row(r)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := resource.ReadSpec[WebService](row)
+	if err != nil {
+		return nil, err
+	}
+	flat, err := flatten(doc)
+	if err != nil {
+		return nil, err
+	}
+	old, _ := flat["properties"].(map[string]any)
+	after, paths, err := r.Patch(flat)
+	if err != nil {
+		return nil, err
+	}
+	settle(after, paths)
+	now, _ := after["properties"].(map[string]any)
+	for k, v := range old {
+		if now[k] != v {
+			return nil, armerr.Field("properties."+k, "a property of a web service does not change once it is there. Add another, or use a tag.")
+		}
+	}
+	_, _, body := document(after)
+	if p := body["properties"].(map[string]any); p["keys"] == nil {
+		p["keys"] = map[string]any{} // so that they stay
+	}
+	name := armid.MustParse(row.ID).Name()
+	written, err := s.write(r, name, body, false, func(now *store.Resource) error {
+		if now == nil {
+			return notFound(r, name)
+		}
+		if now.Version != row.Version && now.Generation != row.Generation {
+			return armerr.New(armerr.CodeConflict, "The web service '%s' was changed at the same time. Send the change again.", name)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.accepted(r, written)
+}
+
+// settle lets the last word count between a fixed number of replicas and the autoscaler.
+func settle(doc map[string]any, paths []string) {
+	named := func(prefix, suffix string) bool { return slices.Contains(paths, prefix+suffix) }
+	one := func(prefix string, m map[string]any) {
+		scaler, _ := m["autoScaler"].(map[string]any)
+		switch {
+		case named(prefix, "/numReplicas") && !named(prefix, "/autoScaler/autoscaleEnabled"):
+			m["autoScaler"] = map[string]any{"autoscaleEnabled": false}
+		case scaler != nil && scaler["autoscaleEnabled"] == true && !named(prefix, "/numReplicas"):
+			delete(m, "numReplicas")
+		}
+	}
+	one("", doc)
+	versions, _ := doc["versions"].(map[string]any)
+	for name, v := range versions {
+		if m, ok := v.(map[string]any); ok {
+			one("/versions/"+name, m)
+		}
+	}
+	if doc["computeType"] == kindEndpoint { // what a version has, an endpoint does not have for itself
+		delete(doc, "autoScaler")
+		delete(doc, "numReplicas")
+	}
+}
+
+func (s *Service) remove(r *dataplane.Request) (*dataplane.Reply, error) {
+	t, _ := s.Manager.Registry.Type(Type)
+	var written *resource.Written
+	err := s.Manager.Store.Update(r.Context(), func(tx store.Tx) (err error) {
+		written, err = s.Manager.Delete(r.Context(), tx, resource.Write{ID: s.id(r), Type: t, By: r.Stamp()})
+		return err
+	})
+	if err != nil || written.Operation == nil {
+		return nil, err
+	}
+	return dataplane.Accepted(r, written.Operation.ID, nil)
+}
+
+// secrets reads the keys.
+func (s *Service) secrets(r *dataplane.Request, row *store.Resource) (primary, secondary string, err error) {
+	var raw []byte
+	err = s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
+		raw, err = tx.Secret(row.Key, "document")
+		return err
+	})
+	all := map[string]string{}
+	if err == nil && json.Unmarshal(raw, &all) != nil {
+		err = errors.New("the keys of a web service cannot be read") // without the cause: it may quote them
+	}
+	return all[primaryPath], all[secondaryPath], err
+}
+
+func (s *Service) listKeys(r *dataplane.Request) (*dataplane.Reply, error) {
+	row, err := s.row(r)
+	if err != nil {
+		return nil, err
+	}
+	primary, secondary, err := s.secrets(r, row)
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.OK(map[string]any{"primaryKey": primary, "secondaryKey": secondary})
+}
+
+func (s *Service) regenerateKeys(r *dataplane.Request) (*dataplane.Reply, error) {
+	var body struct {
+		KeyType  string
+		KeyValue string
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	field := map[string]string{"primary": "primaryKey", "secondary": "secondaryKey"}[strings.ToLower(body.KeyType)]
+	if field == "" {
+		return nil, armerr.Field("keyType", "%q is not Primary or Secondary.", body.KeyType)
+	}
+	if body.KeyValue == "" {
+		body.KeyValue = newKey()
+	}
+	row, err := s.row(r)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := resource.ReadSpec[WebService](row)
+	if err != nil {
+		return nil, err
+	}
+	flat, err := flatten(doc)
+	if err != nil {
+		return nil, err
+	}
+	flat["keys"] = map[string]any{field: body.KeyValue}
+	_, _, next := document(flat)
+	written, err := s.write(r, armid.MustParse(row.ID).Name(), next, false, func(*store.Resource) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.Accepted(r, written.Operation.ID, nil)
+}
+
+func (s *Service) getToken(r *dataplane.Request) (*dataplane.Reply, error) {
+	row, err := s.row(r)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := resource.ReadSpec[WebService](row)
+	if err != nil {
+		return nil, err
+	}
+	if a := doc.Properties.AADAuthEnabled; a == nil || !*a {
+		return nil, armerr.New(armerr.CodeBadRequest, "The web service '%s' does not use tokens. Update it with token_auth_enabled=True and auth_enabled=False, or use its keys (get_keys).", r.PathValue("name"))
+	}
+	body, err := s.token(r.Context(), row, r.Caller.ObjectID)
+	return &dataplane.Reply{Body: body}, err
+}
+
+const defaultTail, maxTail = 5000, 100000
+
+// logs are what the containers said. A service whose deployment failed before it had containers has the log of its
+// operation.
+func (s *Service) logs(r *dataplane.Request) (*dataplane.Reply, error) {
+	tail, err := r.Number("tail", defaultTail, 1, maxTail)
+	if err != nil {
+		return nil, err
+	}
+	row, err := s.row(r)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := resource.ReadDocument[WebService](row)
+	if err != nil {
+		return nil, err
+	}
+	if strings.EqualFold(r.Param("init"), "true") {
+		return dataplane.OK(map[string]any{"content": ""}) // models are mounted, so there is no init container
+	}
+	place, err := s.Place(r.Context(), r.Workspace.Child("computes", doc.Properties.ComputeName))
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := serving.Open(place.Kubeconfig, place.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(doc.Properties.all())) {
+		workload := armid.MustParse(row.ID).Name()
+		if name != "" {
+			workload += "-" + name
+			fmt.Fprintf(&b, "==> version %s <==\n", name)
+		}
+		text, err := cluster.Logs(r.Context(), workload, int64(tail))
+		if err != nil {
+			e := armerr.New(armerr.CodeClusterNotReachable, "The cluster of the compute '%s' does not answer, so its logs cannot be read now. Try again.", doc.Properties.ComputeName)
+			return nil, e.Because(err)
+		}
+		b.WriteString(text)
+	}
+	if b.Len() == 0 {
+		rec, err := resource.RecordOf(row)
+		if err != nil {
+			return nil, err
+		}
+		b.WriteString(strings.Join(recall(rec.Data).Lines, "\n"))
+	}
+	return dataplane.OK(map[string]any{"content": b.String()})
+}
+
+// problemReply answers a validation: 200 with an error, which makes clients stop before they deploy.
+func problemReply(err error) (*dataplane.Reply, error) {
+	if err == nil || errors.Is(err, errAdmitted) {
+		return dataplane.OK(map[string]any{})
+	}
+	var e *armerr.Error
+	if !errors.As(err, &e) || e.HTTPStatus() >= http.StatusInternalServerError {
+		return nil, err
+	}
+	return dataplane.OK(map[string]any{"error": map[string]any{"code": e.Code, "message": e.Message}})
+}
+
+func (s *Service) validateName(r *dataplane.Request) (*dataplane.Reply, error) {
+	t, _ := s.Manager.Registry.Type(Type)
+	return problemReply(t.CheckName(r.PathValue("name")))
+}
+
+func (s *Service) validate(r *dataplane.Request) (*dataplane.Reply, error) {
+	var body struct {
+		Type          string
+		ServiceName   string
+		CreateRequest map[string]any
+	}
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	if !strings.EqualFold(body.Type, "Create") || body.CreateRequest == nil {
+		return problemReply(nil) // updates and deletions are checked when they are asked for
+	}
+	_, err := s.admitCreate(r, body.CreateRequest, false, true)
+	return problemReply(err)
+}
+
+func (s *Service) validateCreate(r *dataplane.Request) (*dataplane.Reply, error) {
+	var body map[string]any
+	if err := r.Decode(&body); err != nil {
+		return nil, err
+	}
+	_, err := s.admitCreate(r, body, false, true)
+	return problemReply(err)
+}
+
+// operation shows an operation as this API does.
+func (s *Service) operation(r *dataplane.Request) (*dataplane.Reply, error) {
+	var op *store.Operation
+	var row *store.Resource
+	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
+		if op, err = tx.Operation(r.PathValue("id")); err != nil {
+			return err
+		}
+		if row, err = tx.Resource(op.ResourceKey); errors.Is(err, store.ErrNotFound) {
+			row, err = nil, nil
+		}
+		return err
+	})
+	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.HasPrefix(op.ResourceKey, r.Workspace.Key()+"/"+noun+"/") {
+		return nil, armerr.New(armerr.CodeOperationNotFound, "There is no operation '%s' in the workspace '%s', or it ended more than a week ago.", r.PathValue("id"), r.Workspace.Name())
+	}
+	if err != nil {
+		return nil, err
+	}
+	offset, err := r.Number("offset", 0, 0, 1<<30)
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.OK(operationWire(r, op, row, offset))
+}

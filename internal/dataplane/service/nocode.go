@@ -1,0 +1,101 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/model"
+	"github.com/berthdev/berth/internal/image"
+	"github.com/berthdev/berth/internal/store"
+)
+
+func (s *Service) opener(ws *store.Resource, id artifact.ID) func(context.Context) (io.ReadCloser, error) {
+	return func(ctx context.Context) (io.ReadCloser, error) { return s.Artifacts.Open(ctx, ws, id) }
+}
+
+// noCode reports why a model cannot be deployed without a script.
+func noCode(m model.Model) error {
+	switch strings.ToLower(m.Framework) {
+	case "scikitlearn", "onnx":
+		return nil
+	}
+	return fmt.Errorf("the model '%s' has the framework %q. Without an entry script Berth deploys ScikitLearn and Onnx models; give an InferenceConfig for others", m.Name, m.Framework)
+}
+
+const generatedScript = "score.py"
+
+// The scripts answer {"data": …} with the model's predictions, as the original's do.
+const sklearnScript = `import json
+import os
+
+import joblib
+import numpy as np
+
+
+def init():
+    global model
+    root = os.environ["AZUREML_MODEL_DIR"]
+    files = [os.path.join(d, f) for d, _, fs in os.walk(root) for f in fs]
+    model = joblib.load(sorted(files)[0])
+
+
+def run(raw):
+    body = json.loads(raw)
+    method = body.get("method", "predict")
+    if method not in ("predict", "predict_proba"):
+        raise ValueError("method is predict or predict_proba")
+    return {method: np.asarray(getattr(model, method)(np.array(body["data"]))).tolist()}
+`
+
+const onnxScript = `import json
+import os
+
+import numpy as np
+import onnxruntime
+
+
+def init():
+    global session
+    root = os.environ["AZUREML_MODEL_DIR"]
+    files = [os.path.join(d, f) for d, _, fs in os.walk(root) for f in fs if f.endswith(".onnx")]
+    session = onnxruntime.InferenceSession(sorted(files)[0], providers=["CPUExecutionProvider"])
+
+
+def run(raw):
+    data = json.loads(raw)["data"]
+    inputs = session.get_inputs()
+    if not isinstance(data, dict):
+        data = {inputs[0].name: data}
+    types = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+    feed = {i.name: np.array(data[i.name], dtype=types.get(i.type)) for i in inputs}
+    return {o.name: np.asarray(v).tolist() for o, v in zip(session.get_outputs(), session.run(None, feed)) if not isinstance(v, list)}
+`
+
+// generated is the environment and the script of a model that is deployed without any.
+func generated(c *model.Content) (definition json.RawMessage, code []image.File, script string) {
+	packages, text := []string{"azureml-inference-server-http", "joblib"}, sklearnScript
+	version := ""
+	if c.Model.FrameworkVersion != "" {
+		version = "==" + c.Model.FrameworkVersion
+	}
+	if strings.EqualFold(c.Model.Framework, "onnx") {
+		packages, text = append(packages, "onnxruntime", "numpy"), onnxScript // the version is ONNX's, not the runtime's
+	} else {
+		packages = append(packages, "scikit-learn"+version)
+	}
+	definition, err := json.Marshal(map[string]any{
+		"name":   "no-code-" + strings.ToLower(c.Model.Framework),
+		"python": map[string]any{"condaDependencies": map[string]any{"dependencies": []any{map[string]any{"pip": packages}}}},
+	})
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	file := image.File{Path: generatedScript, Size: int64(len(text)), Open: func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(text)), nil
+	}}
+	return definition, []image.File{file}, generatedScript
+}
