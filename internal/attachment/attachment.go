@@ -110,6 +110,8 @@ func node(n *corev1.Node) cluster.Node {
 	return out
 }
 
+func quantityOf(text string) resource.Quantity { return resource.MustParse(text) }
+
 func quantity(list corev1.ResourceList, name corev1.ResourceName) int64 {
 	q, ok := list[name]
 	if !ok {
@@ -156,9 +158,9 @@ var rights = []rbacv1.PolicyRule{
 	{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update"}},
 }
 
-// Prepare puts the workspace's part into the cluster. It is idempotent and repairs what
-// was changed. Errors: *HeldError when another compute holds it.
-func (Kubernetes) Prepare(ctx context.Context, kubeconfig []byte, a Attachment) error {
+// Prepare puts the workspace's part into the cluster, with its front end unless f is nil. It is idempotent
+// and repairs what was changed. Errors: *HeldError when another compute holds it.
+func (Kubernetes) Prepare(ctx context.Context, kubeconfig []byte, a Attachment, f *FrontEnd) error {
 	c, err := client(kubeconfig)
 	if err != nil {
 		return err
@@ -201,7 +203,10 @@ func (Kubernetes) Prepare(ctx context.Context, kubeconfig []byte, a Attachment) 
 	if _, err := c.RbacV1().RoleBindings(ns).Create(ctx, binding, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("binding the rights for deployments: %w", err)
 	}
-	return nil
+	if f == nil {
+		return nil
+	}
+	return a.install(ctx, c, f)
 }
 
 // hold takes the lease, or finds who has it.

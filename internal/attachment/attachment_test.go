@@ -73,7 +73,7 @@ func TestPrepare_A6_AttachDetachAttach(t *testing.T) {
 	before := namespaces(t, client)
 	for range 2 {
 		for range 2 {
-			if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a); err != nil {
+			if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -106,7 +106,7 @@ func TestPrepare_LeastRights(t *testing.T) {
 	t.Parallel()
 	client, config, _ := newCluster(t)
 	a := attached("ws", "c")
-	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a); err != nil {
+	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, nil); err != nil {
 		t.Fatal(err)
 	}
 	role, err := client.RbacV1().Roles(a.Namespace()).Get(t.Context(), "berth-deployer", metav1.GetOptions{})
@@ -131,7 +131,7 @@ func TestPrepare_LeastRights(t *testing.T) {
 	if _, err := client.RbacV1().Roles(a.Namespace()).Update(t.Context(), role, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a); err != nil {
+	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, nil); err != nil {
 		t.Fatal(err)
 	}
 	if role, err = client.RbacV1().Roles(a.Namespace()).Get(t.Context(), "berth-deployer", metav1.GetOptions{}); err != nil || len(role.Rules) < 2 {
@@ -147,7 +147,7 @@ func TestPrepare_A5_Holders(t *testing.T) {
 	k := attachment.Kubernetes{}
 	first, second, other := attached("ws", "first"), attached("ws", "second"), attached("ws2", "first")
 	for _, a := range []attachment.Attachment{first, other, second} {
-		if err := k.Prepare(t.Context(), config, a); err != nil {
+		if err := k.Prepare(t.Context(), config, a, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -177,7 +177,7 @@ func TestPrepare_A5_Holders(t *testing.T) {
 		t.Fatal(err)
 	}
 	var held *attachment.HeldError
-	if err := k.Prepare(t.Context(), config, second); !errors.As(err, &held) || held.Holder != stranger {
+	if err := k.Prepare(t.Context(), config, second, nil); !errors.As(err, &held) || held.Holder != stranger {
 		t.Errorf("a stranger's lease is taken: %v", err)
 	}
 }
@@ -190,7 +190,7 @@ func TestForeignNamespace(t *testing.T) {
 	if _, err := client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.Namespace()}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a); err == nil || !strings.Contains(err.Error(), "in the way") {
+	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, nil); err == nil || !strings.Contains(err.Error(), "in the way") {
 		t.Errorf("Prepare uses it: %v", err)
 	}
 	if done, err := (attachment.Kubernetes{}).Remove(t.Context(), config, a); !done || err != nil {

@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,24 +46,31 @@ const Name = "local"
 // KubernetesVersion is the version that kube/go.mod builds.
 const KubernetesVersion = "1.37.2"
 
-// Config configures a Provider. All fields are required.
+// Config configures a Provider. Fields are required unless they say otherwise.
 type Config struct {
 	StateDir     string // absolute; clusters' files go below it
 	LibexecDir   string // what "make libexec" built
 	Installation string // ID of this Berth installation; other installations' clusters are never touched
 	Logger       *slog.Logger
 	Now          func() time.Time
+
+	// Registry, which is optional, is what nodes reach under the name RegistryHost to fetch images.
+	Registry     http.Handler
+	RegistryHost string
 }
 
 // Provider implements cluster.Provider.
 type Provider struct {
 	config Config
+	open   registries
 }
 
 var _ cluster.Provider = (*Provider)(nil)
 
 // New opens the provider. It does no I/O: what the machine lacks, Ensure says.
-func New(c Config) *Provider { return &Provider{config: c} }
+func New(c Config) *Provider {
+	return &Provider{config: c, open: registries{servers: map[string]*http.Server{}}}
+}
 
 // Name implements cluster.Provider.
 func (p *Provider) Name() string { return Name }
@@ -108,6 +116,9 @@ func (p *Provider) Ensure(ctx context.Context, spec cluster.Spec, prior cluster.
 	if err := c.start(ctx); err != nil {
 		return c.handle(), cluster.Observation{Exists: true}, err
 	}
+	if err := c.serveRegistry(); err != nil {
+		return c.handle(), cluster.Observation{Exists: true}, err
+	}
 	o, err := c.converge(ctx)
 	return c.handle(), o, err
 }
@@ -119,6 +130,9 @@ func (p *Provider) Observe(ctx context.Context, id string, _ cluster.Handle) (cl
 	case errors.Is(err, fs.ErrNotExist):
 		return cluster.Observation{}, nil
 	case err != nil:
+		return cluster.Observation{}, err
+	}
+	if err := c.serveRegistry(); err != nil {
 		return cluster.Observation{}, err
 	}
 	return c.observe(ctx)
@@ -177,7 +191,7 @@ func (p *Provider) Delete(ctx context.Context, id string, _ cluster.Handle) (boo
 	if c.groups, err = cgroup.Open(cgroupRoot); err != nil {
 		return false, err
 	}
-	if err := c.remove(ctx); err != nil {
+	if err := errors.Join(c.closeRegistry(), c.remove(ctx)); err != nil {
 		return false, fmt.Errorf("delete cluster %s: %w", id, err)
 	}
 	return true, nil

@@ -49,6 +49,9 @@ func (c *localCluster) startNode(n node, running []proc.Process) error {
 	if err := c.writeNodeFiles(n); err != nil {
 		return err
 	}
+	if err := c.writeRegistryHosts(n); err != nil {
+		return err
+	}
 	if err := c.groups.Create(c.nodeGroup(n, "system")); err != nil {
 		return err
 	}
@@ -168,6 +171,8 @@ disabled_plugins = [
   path = %[6]q
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "berth.dev/pause:1"
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = %[11]q
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
@@ -181,7 +186,8 @@ disabled_plugins = [
   BinaryName = %[9]q
   Root = %[10]q
 `, c.nodeFile(n, "containerd"), c.nodeRunFile(n, "containerd"), c.socket(n), c.socket(n)+".ttrpc", c.nodeRunFile(n, "s"),
-		c.nodeFile(n, "opt"), c.libexec("cni"), c.nodeFile(n, "cni"), c.libexec("runc"), c.nodeRunFile(n, "runc"))
+		c.nodeFile(n, "opt"), c.libexec("cni"), c.nodeFile(n, "cni"), c.libexec("runc"), c.nodeRunFile(n, "runc"),
+		c.nodeFile(n, "registries"))
 }
 
 // cniConfig gives pods addresses of the node's range. Pods of all nodes reach each other

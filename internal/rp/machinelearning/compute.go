@@ -116,7 +116,7 @@ func (s *Service) computeType() *resource.Type {
 		},
 		Discriminate: onlyAKS,
 		Admit:        s.admitCompute,
-		Removable:    removable,
+		Removable:    s.removable,
 		Present:      presentCompute,
 		Reconcile:    s.reconcileCompute,
 		Finalize:     s.finalizeCompute,

@@ -383,7 +383,16 @@ const (
 
 // removable checks a DELETE: it says what happens to the cluster, and a cluster that was
 // attached is never deleted (A6). A workspace that goes takes along what it created.
-func removable(_ context.Context, r *resource.Removal[Compute]) error {
+func (s *Service) removable(_ context.Context, r *resource.Removal[Compute]) error {
+	if r.Query(resource.CascadeParameter) == "" && s.ServicesOn != nil {
+		names, err := s.ServicesOn(r.Tx, r.ID)
+		if err != nil {
+			return err
+		}
+		if len(names) > 0 {
+			return armerr.New(armerr.CodeConflict, "The compute '%s' has the web services %s. Delete them first: they would stop without a word.", r.ID.Name(), strings.Join(names, ", "))
+		}
+	}
 	attached := r.Doc.Properties.ResourceID != ""
 	action := strings.ToLower(r.Query("underlyingResourceAction"))
 	if r.Query(resource.CascadeParameter) != "" {

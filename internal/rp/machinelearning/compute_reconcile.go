@@ -22,6 +22,8 @@ const (
 	clusterPoll = 500 * time.Millisecond // while the cluster works; its changes also wake the compute
 	leasePoll   = time.Minute            // between two looks at what attaching put into the cluster
 	retryPoll   = time.Second
+	// frontEndPoll is how soon a compute whose front end does not serve yet is looked at again.
+	frontEndPoll = 2 * time.Second
 	// reachable is how long an attach or detach tries a cluster that does not answer before it
 	// fails by name, instead of hanging until its deadline.
 	reachable = 90 * time.Second
@@ -208,7 +210,11 @@ func (s *Service) prepare(ctx context.Context, o *object, t *target, fresh bool)
 			return resource.Failed(armerr.Of(err), 0)
 		}
 	}
-	if err := s.Attach.Prepare(ctx, kubeconfig, s.attachmentOf(o)); err != nil {
+	front, err := s.frontEnd(ctx, o)
+	if err != nil {
+		return resource.Retry(err)
+	}
+	if err := s.Attach.Prepare(ctx, kubeconfig, s.attachmentOf(o), front); err != nil {
 		var held *attachment.HeldError
 		if errors.As(err, &held) {
 			return resource.Failed(armerr.New(armerr.CodeClusterAlreadyAttached, "The cluster '%s' is held for this workspace by '%s'. Detach it there first.", t.id.Name(), held.Holder), 0)
@@ -220,8 +226,47 @@ func (s *Service) prepare(ctx context.Context, o *object, t *target, fresh bool)
 	if len(found.Nodes) > 0 {
 		st.Properties.AgentVMSize = found.Nodes[0].VMSize
 	}
+	next := leasePoll
+	if front != nil {
+		seen, err := s.Attach.FrontEnd(ctx, kubeconfig, s.attachmentOf(o))
+		if err != nil {
+			return s.unreachable(o, t, err)
+		}
+		if seen.Address != "" {
+			st.Properties.SystemServices = []SystemService{{SystemServiceType: "ScoringFrontEnd", PublicIPAddress: seen.Address, Version: front.Version}}
+		}
+		if seen.Waiting != "" {
+			next = frontEndPoll
+		}
+	}
 	o.Status.Properties = st
-	return resource.Done(leasePoll)
+	return resource.Done(next)
+}
+
+// frontEnd is the front end that the workspace is to have in the cluster: three replicas for production, one for
+// dev-test. nil where there is none.
+func (s *Service) frontEnd(ctx context.Context, o *object) (*attachment.FrontEnd, error) {
+	if s.FrontEnd == nil {
+		return nil, nil
+	}
+	f, err := s.FrontEnd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := o.Spec.Properties.Properties
+	f.Replicas = 1
+	if production(p.ClusterPurpose) {
+		f.Replicas = 3
+	}
+	f.Internal = p.LoadBalancerType == "InternalLoadBalancer"
+	if t := p.SSLConfiguration; t != nil && t.Status == "Enabled" {
+		key, err := o.Secret("properties.properties.sslConfiguration.key")
+		if err != nil {
+			return nil, fmt.Errorf("reading the key of the TLS certificate: %w", err)
+		}
+		f.Certificate, f.Key = []byte(t.Cert), []byte(key)
+	}
+	return &f, nil
 }
 
 // unreachable waits for a cluster that does not answer, and after a while fails by name.

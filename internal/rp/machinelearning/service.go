@@ -3,9 +3,11 @@ package machinelearning
 import (
 	"context"
 
+	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
 	"github.com/berthdev/berth/internal/rp/containerservice"
+	"github.com/berthdev/berth/internal/store"
 )
 
 // Attacher looks into a cluster and prepares it for a workspace. Package attachment does
@@ -15,7 +17,9 @@ type Attacher interface {
 	Inspect(ctx context.Context, kubeconfig []byte) (attachment.Found, error)
 	// Prepare puts the workspace's part into the cluster; it is idempotent.
 	// Errors: *attachment.HeldError when another compute holds the workspace's part.
-	Prepare(ctx context.Context, kubeconfig []byte, a attachment.Attachment) error
+	Prepare(ctx context.Context, kubeconfig []byte, a attachment.Attachment, f *attachment.FrontEnd) error
+	// FrontEnd reports how the workspace's front end does.
+	FrontEnd(ctx context.Context, kubeconfig []byte, a attachment.Attachment) (attachment.FrontEndStatus, error)
 	// Remove takes it out again; done is false while something is left.
 	Remove(ctx context.Context, kubeconfig []byte, a attachment.Attachment) (done bool, err error)
 }
@@ -29,6 +33,11 @@ type Service struct {
 	Clusters   *containerservice.Service
 	Attach     Attacher
 	Kubernetes VersionRange
+	// FrontEnd is what of the workspaces' front ends is the same everywhere: their image and how to fetch it. nil where
+	// clusters run no pods.
+	FrontEnd func(ctx context.Context) (attachment.FrontEnd, error)
+	// ServicesOn names the web services on a compute.
+	ServicesOn func(tx store.ReadTx, compute armid.ID) ([]string, error)
 }
 
 // Types are the declarations of the provider's types.

@@ -1,0 +1,283 @@
+package attachment
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Names of the front end's objects, the original's where it has them.
+const (
+	frontEndName      = "azureml-fe"
+	peersName         = "azureml-fe-int-http"
+	peersSecretName   = "azureml-fe-peers"
+	certificateName   = "azuremlfessl"
+	PullSecret        = "berth-registry" // with which the namespace's pods fetch images
+	frontEndSpec      = "berth.dev/spec" // annotation: what Berth wrote, so that drift and changes are seen
+	httpPort          = 8080
+	httpsPort         = 8443
+	statusPort        = 8081
+	peersPort         = 9001
+	propagation       = 3 // seconds that a front end goes on after it left the load balancer
+	terminationPeriod = 90
+)
+
+// FrontEnd is what runs in front of a workspace's web services.
+type FrontEnd struct {
+	Image    string
+	Version  string // Berth's
+	Registry []byte // a dockerconfigjson, with which the namespace fetches images
+	Replicas int
+	Internal bool // the load balancer is for the virtual network only
+
+	Certificate, Key []byte // PEM; empty without TLS
+}
+
+// FrontEndStatus is how the front end does.
+type FrontEndStatus struct {
+	Address string // of the load balancer; "" until it has one
+	TLS     bool
+	Waiting string // what it waits for, "" when it serves
+}
+
+// frontEndRights are what the front end needs: to learn, and to scale.
+var frontEndRights = []rbacv1.PolicyRule{
+	{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"get", "list", "watch"}},
+	{APIGroups: []string{"apps"}, Resources: []string{"deployments/scale"}, Verbs: []string{"get", "patch", "update"}},
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// install puts the front end into the namespace, and repairs what was changed of it.
+func (a Attachment) install(ctx context.Context, c kubernetes.Interface, f *FrontEnd) error {
+	ns := a.Namespace()
+	if err := a.secrets(ctx, c, ns, f); err != nil {
+		return fmt.Errorf("the front end's secrets: %w", err)
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: a.meta(frontEndName)}
+	if _, err := c.CoreV1().ServiceAccounts(ns).Create(ctx, account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("the front end's service account: %w", err)
+	}
+	role := &rbacv1.Role{ObjectMeta: a.meta(frontEndName), Rules: frontEndRights}
+	_, err := c.RbacV1().Roles(ns).Create(ctx, role, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		_, err = c.RbacV1().Roles(ns).Update(ctx, role, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("the front end's rights: %w", err)
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: a.meta(frontEndName), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: frontEndName},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: frontEndName, Namespace: ns}},
+	}
+	if _, err := c.RbacV1().RoleBindings(ns).Create(ctx, binding, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("binding the front end's rights: %w", err)
+	}
+	for _, want := range a.frontEndServices(f) {
+		if err := putService(ctx, c, ns, want); err != nil {
+			return fmt.Errorf("the service %s: %w", want.Name, err)
+		}
+	}
+	budget := &policyv1.PodDisruptionBudget{
+		ObjectMeta: a.meta(frontEndName),
+		Spec:       policyv1.PodDisruptionBudgetSpec{MaxUnavailable: ptr(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: frontEndPods}},
+	}
+	if _, err := c.PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("the front end's disruption budget: %w", err)
+	}
+	return a.deployFrontEnd(ctx, c, ns, f)
+}
+
+// secrets are the registry's password, what front ends show each other, and the certificate.
+func (a Attachment) secrets(ctx context.Context, c kubernetes.Interface, ns string, f *FrontEnd) error {
+	pull := &corev1.Secret{ObjectMeta: a.meta(PullSecret), Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: f.Registry}}
+	if err := putSecret(ctx, c, ns, pull); err != nil {
+		return err
+	}
+	var token [24]byte
+	_, _ = rand.Read(token[:]) // it never fails
+	peers := &corev1.Secret{ObjectMeta: a.meta(peersSecretName), Data: map[string][]byte{"token": []byte(hex.EncodeToString(token[:]))}}
+	if _, err := c.CoreV1().Secrets(ns).Create(ctx, peers, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	if len(f.Certificate) == 0 {
+		err := c.CoreV1().Secrets(ns).Delete(ctx, certificateName, metav1.DeleteOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	return putSecret(ctx, c, ns, &corev1.Secret{ObjectMeta: a.meta(certificateName), Data: map[string][]byte{"cert.pem": f.Certificate, "key.pem": f.Key}})
+}
+
+func putSecret(ctx context.Context, c kubernetes.Interface, ns string, want *corev1.Secret) error {
+	have, err := c.CoreV1().Secrets(ns).Get(ctx, want.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = c.CoreV1().Secrets(ns).Create(ctx, want, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	same := len(have.Data) == len(want.Data)
+	for k, v := range want.Data {
+		same = same && string(have.Data[k]) == string(v)
+	}
+	if same {
+		return nil
+	}
+	have.Data = want.Data
+	_, err = c.CoreV1().Secrets(ns).Update(ctx, have, metav1.UpdateOptions{})
+	return err
+}
+
+var frontEndPods = map[string]string{"app": frontEndName}
+
+func (a Attachment) frontEndServices(f *FrontEnd) []*corev1.Service {
+	public := &corev1.Service{ObjectMeta: a.meta(frontEndName), Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeLoadBalancer, Selector: frontEndPods,
+		Ports: []corev1.ServicePort{
+			{Name: "http", Port: 80, TargetPort: intstr.FromInt32(httpPort)},
+			{Name: "https", Port: 443, TargetPort: intstr.FromInt32(httpsPort)},
+		},
+	}}
+	if f.Internal {
+		public.Annotations["service.beta.kubernetes.io/azure-load-balancer-internal"] = "true"
+	}
+	inner := &corev1.Service{ObjectMeta: a.meta(peersName), Spec: corev1.ServiceSpec{
+		ClusterIP: corev1.ClusterIPNone, Selector: frontEndPods, Ports: []corev1.ServicePort{{Name: "peers", Port: peersPort}},
+	}}
+	return []*corev1.Service{public, inner}
+}
+
+func putService(ctx context.Context, c kubernetes.Interface, ns string, want *corev1.Service) error {
+	have, err := c.CoreV1().Services(ns).Get(ctx, want.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = c.CoreV1().Services(ns).Create(ctx, want, metav1.CreateOptions{})
+		return err
+	}
+	const internal = "service.beta.kubernetes.io/azure-load-balancer-internal"
+	if err != nil || have.Annotations[internal] == want.Annotations[internal] {
+		return err
+	}
+	have.Annotations = want.Annotations
+	_, err = c.CoreV1().Services(ns).Update(ctx, have, metav1.UpdateOptions{})
+	return err
+}
+
+func (a Attachment) deployFrontEnd(ctx context.Context, c kubernetes.Interface, ns string, f *FrontEnd) error {
+	want := a.frontEndDeployment(f)
+	deployments := c.AppsV1().Deployments(ns)
+	have, err := deployments.Get(ctx, frontEndName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = deployments.Create(ctx, want, metav1.CreateOptions{})
+	} else if err == nil && have.Annotations[frontEndSpec] != want.Annotations[frontEndSpec] {
+		want.ResourceVersion = have.ResourceVersion
+		_, err = deployments.Update(ctx, want, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("the front end's deployment: %w", err)
+	}
+	return nil
+}
+
+func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
+	fromField := func(name, path string) corev1.EnvVar {
+		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}}
+	}
+	probe := func(path string, period int32) *corev1.Probe {
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(statusPort)}}, PeriodSeconds: period, TimeoutSeconds: 2, FailureThreshold: 3}
+	}
+	meta := a.meta(frontEndName)
+	sum, err := json.Marshal([]string{f.Image, strconv.Itoa(f.Replicas)})
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	meta.Annotations[frontEndSpec] = string(sum)
+	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
+	requests[corev1.ResourceCPU], requests[corev1.ResourceMemory] = quantityOf("50m"), quantityOf("64Mi")
+	limits[corev1.ResourceMemory] = quantityOf("512Mi")
+	return &appsv1.Deployment{
+		ObjectMeta: meta,
+		Spec: appsv1.DeploymentSpec{
+			Replicas: ptr(int32(f.Replicas)), RevisionHistoryLimit: ptr(int32(1)), Selector: &metav1.LabelSelector{MatchLabels: frontEndPods},
+			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{
+				MaxUnavailable: ptr(intstr.FromInt32(0)), MaxSurge: ptr(intstr.FromInt32(1)),
+			}},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: frontEndPods},
+				Spec: corev1.PodSpec{
+					ServiceAccountName: frontEndName, EnableServiceLinks: ptr(false), TerminationGracePeriodSeconds: ptr(int64(terminationPeriod)),
+					ImagePullSecrets: []corev1.LocalObjectReference{{Name: PullSecret}},
+					SecurityContext:  &corev1.PodSecurityContext{RunAsNonRoot: ptr(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
+					TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{
+						MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: frontEndPods},
+					}},
+					Containers: []corev1.Container{{
+						Name: frontEndName, Image: f.Image, ImagePullPolicy: corev1.PullIfNotPresent,
+						Env:   []corev1.EnvVar{fromField("POD_IP", "status.podIP"), fromField("POD_NAMESPACE", "metadata.namespace")},
+						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: httpPort}, {Name: "https", ContainerPort: httpsPort}, {Name: "peers", ContainerPort: peersPort}, {Name: "status", ContainerPort: statusPort}},
+						SecurityContext: &corev1.SecurityContext{
+							AllowPrivilegeEscalation: ptr(false), ReadOnlyRootFilesystem: ptr(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+						},
+						Resources:      corev1.ResourceRequirements{Requests: requests, Limits: limits},
+						ReadinessProbe: probe("/healthz/ready", 1), LivenessProbe: probe("/healthz/live", 10),
+						Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: propagation}}},
+					}},
+				},
+			},
+		},
+	}
+}
+
+// FrontEnd reports how a workspace's front end does.
+func (Kubernetes) FrontEnd(ctx context.Context, kubeconfig []byte, a Attachment) (FrontEndStatus, error) {
+	c, err := client(kubeconfig)
+	if err != nil {
+		return FrontEndStatus{}, err
+	}
+	ns := a.Namespace()
+	var s FrontEndStatus
+	service, err := c.CoreV1().Services(ns).Get(ctx, frontEndName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return FrontEndStatus{Waiting: "it to be installed"}, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("reading the front end's service: %w", err)
+	}
+	for _, in := range service.Status.LoadBalancer.Ingress {
+		if s.Address = in.IP; s.Address == "" {
+			s.Address = in.Hostname
+		}
+	}
+	d, err := c.AppsV1().Deployments(ns).Get(ctx, frontEndName, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return s, fmt.Errorf("reading the front end's deployment: %w", err)
+	}
+	switch {
+	case s.Address == "":
+		s.Waiting = "its load balancer to get an address"
+	case err != nil || d.Status.AvailableReplicas == 0:
+		s.Waiting = "its first replica to serve (kubectl -n " + ns + " get pods -l app=azureml-fe)"
+	}
+	_, err = c.CoreV1().Secrets(ns).Get(ctx, certificateName, metav1.GetOptions{})
+	s.TLS = err == nil
+	if err != nil && !apierrors.IsNotFound(err) {
+		return s, fmt.Errorf("reading the front end's certificate: %w", err)
+	}
+	return s, nil
+}
