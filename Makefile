@@ -10,6 +10,7 @@ LDFLAGS  := -s -w -X github.com/berthdev/berth/internal/app.Version=$(VERSION)
 
 include kube.mk
 include images.mk
+include frontend.mk
 
 ##@ Main
 
@@ -22,7 +23,7 @@ test: ## Run all tests; needs root for those with real clusters
 	./tools/test.sh
 
 .PHONY: build
-build: berth libexec images ## Build bin/berth and everything that local clusters run
+build: berth libexec images frontend ## Build bin/berth and everything that local clusters run
 
 .PHONY: berth
 berth: ## Build bin/berth alone

@@ -23,6 +23,9 @@ import (
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
 	"github.com/berthdev/berth/internal/cluster"
+	"github.com/berthdev/berth/internal/cluster/local"
+	"github.com/berthdev/berth/internal/dataplane"
+	"github.com/berthdev/berth/internal/dataplane/service"
 	"github.com/berthdev/berth/internal/edge"
 	"github.com/berthdev/berth/internal/edge/clientenv"
 	"github.com/berthdev/berth/internal/identity"
@@ -55,6 +58,10 @@ type Config struct {
 
 	// Kubernetes is the supported range for attaching (A4); zero means the client library's.
 	Kubernetes machinelearning.VersionRange
+
+	// ScheduleWait is how long the pods of a deployment may find no room before it fails; zero means the
+	// original's five minutes. Raise it for clusters that take longer to add nodes.
+	ScheduleWait time.Duration
 
 	// Seams for tests: a provider to use instead, and a wrapper around the store.
 	UseProvider cluster.Provider
@@ -108,7 +115,12 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 		return err
 	}
 	defer func() { _ = listener.Close() }() // the edge closes it, too, once it runs
-	provider, err := newProvider(cfg, in)
+	work, err := newWorkloads(ctx, cfg, st)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, work.blobs.Close()) }()
+	provider, err := newProvider(cfg, in, work.registry)
 	if err != nil {
 		return err
 	}
@@ -116,7 +128,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	if err != nil {
 		return err
 	}
-	manager, access, err := kernel(cfg, in, st, provider)
+	manager, access, nouns, err := kernel(cfg, in, st, provider, work)
 	if err != nil {
 		return err
 	}
@@ -125,10 +137,12 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 		return fmt.Errorf("preparing the installation: %w", err)
 	}
 	arm := &armhttp.Server{Manager: manager, Access: &gate{ids: ids, roles: access}, Logger: cfg.Logger, Region: cfg.Region}
+	data := &dataplane.Server{Manager: manager, Access: arm.Access, Logger: cfg.Logger}
+	nouns.register(data)
 	front, err := edge.New(edge.Config{
 		Listener: listener, Dir: cfg.Home.CA(), Clock: cfg.Now, Logger: cfg.Logger,
-		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), Graph: graph.Handler(ids, directoryOwners(access, in), cfg.Logger), DataPlane: dataPlane(arm)},
-		Routes:   dependencyHosts(ctx, st, cfg.Logger),
+		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), Graph: graph.Handler(ids, directoryOwners(access, in), cfg.Logger), DataPlane: dataPlane(arm, data)},
+		Routes:   dependencyHosts(ctx, st, work.blobs.Handler(cfg.Logger), cfg.Logger),
 	})
 	if err != nil {
 		return err
@@ -163,6 +177,9 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Lease == 0 {
 		cfg.Lease = lease
+	}
+	if cfg.ScheduleWait == 0 {
+		cfg.ScheduleWait = service.DefaultScheduleWait
 	}
 	if cfg.Kubernetes == (machinelearning.VersionRange{}) {
 		cfg.Kubernetes = DefaultKubernetes
@@ -213,7 +230,7 @@ func listen(cfg Config, in Installation) (net.Listener, Installation, error) {
 }
 
 // kernel declares the resource types and makes their manager.
-func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provider) (*resource.Manager, *authorization.Service, error) {
+func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provider, work *workloads) (*resource.Manager, *authorization.Service, *nouns, error) {
 	m := &resource.Manager{
 		Logger: cfg.Logger,
 		Store:  st, Tenant: in.Tenant, Now: cfg.Now, NewID: uuid.NewString, Jitter: rand.Float64,
@@ -224,15 +241,19 @@ func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provid
 		Tenant: in.Tenant, Installation: in.ID, Clusters: clusters, Attach: attachment.Kubernetes{}, Kubernetes: cfg.Kubernetes,
 		DataPlane: func(location string) string { return "https://" + location + ".api.azureml.ms" },
 	}
+	if provider.Name() == local.Name {
+		ml.FrontEnd = work.frontEnds()
+	}
+	nouns := newNouns(cfg, m, work, ml)
 	access := &authorization.Service{Store: st, Now: cfg.Now}
 	base := &resources.Service{Tenant: in.Tenant, Registry: func() *resource.Registry { return m.Registry }}
 	var types []*resource.Type
-	for _, p := range []interface{ Types() []*resource.Type }{base, access, clusters, ml, &dependencies.Service{Tenant: in.Tenant}} {
+	for _, p := range []interface{ Types() []*resource.Type }{base, access, clusters, ml, &dependencies.Service{Tenant: in.Tenant}, nouns.models, nouns.services} {
 		types = append(types, p.Types()...)
 	}
 	var err error
 	m.Registry, err = resource.NewRegistry(types...)
-	return m, access, err
+	return m, access, nouns, err
 }
 
 func size(name string) (cluster.VMSize, bool) {

@@ -23,7 +23,7 @@ func Delete(ctx context.Context, cfg Config, progress func(what string)) error {
 	if err != nil {
 		return err
 	}
-	provider, err := newProvider(cfg, in)
+	provider, err := newProvider(cfg, in, nil)
 	if err != nil {
 		return err
 	}

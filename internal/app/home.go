@@ -163,7 +163,7 @@ func WriteJSON(path string, v any) error { return writeJSON(path, v, 0o644) }
 // Files lists everything that an installation keeps in its home folder.
 func (h Home) Files() []string {
 	var out []string
-	for _, name := range []string{"berth.db", "berth.db-wal", "berth.db-shm", "berth.db.lock", "secret.key", "ca", "credentials.json", "installation.json", "berth.json", "berth.log", "azure", "clusters"} {
+	for _, name := range []string{"berth.db", "berth.db-wal", "berth.db-shm", "berth.db.lock", "secret.key", "ca", "credentials.json", "installation.json", "berth.json", "berth.log", "azure", "clusters", "blobs", "registry", "builds"} {
 		out = append(out, h.path(name))
 	}
 	return out

@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"net/http"
 
 	"github.com/berthdev/berth/internal/cluster"
 	"github.com/berthdev/berth/internal/cluster/fake"
@@ -9,7 +10,7 @@ import (
 )
 
 // newProvider makes the cluster provider that the configuration names.
-func newProvider(cfg Config, in Installation) (cluster.Provider, error) {
+func newProvider(cfg Config, in Installation, registry http.Handler) (cluster.Provider, error) {
 	if cfg.UseProvider != nil {
 		return cfg.UseProvider, nil
 	}
@@ -17,6 +18,7 @@ func newProvider(cfg Config, in Installation) (cluster.Provider, error) {
 	case "local":
 		return local.New(local.Config{
 			StateDir: cfg.Home.Clusters(), LibexecDir: cfg.Libexec, Installation: in.ID, Logger: cfg.Logger, Now: cfg.Now,
+			Registry: registry, RegistryHost: registryHost,
 		}), nil
 	case "fake":
 		faults, err := fake.ParseFaults(cfg.Faults)
