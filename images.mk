@@ -18,10 +18,10 @@ $(kube_out)/base/python3.11.tar: images.mk
 	@mkdir -p $(@D)
 	SOURCE_DATE_EPOCH=1735689600 mmdebstrap --quiet --format=tar --mode=$(if $(filter 0,$(shell id -u)),root,unshare) --variant=extract --include=$(base_packages) \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-		--customize-hook='ln -sf python3.11 "$$1/usr/bin/python3"; ln -sf python3 "$$1/usr/bin/python"; mkdir -p "$$1/var/azureml-app" "$$1/etc/ssl/certs"; \
+		--extract-hook='ln -sf python3.11 "$$1/usr/bin/python3"; ln -sf python3 "$$1/usr/bin/python"; mkdir -p "$$1/var/azureml-app" "$$1/etc/ssl/certs"; \
 			cat "$$1"/usr/share/ca-certificates/mozilla/*.crt > "$$1/etc/ssl/certs/ca-certificates.crt"; \
 			printf "root:x:0:0:root:/root:/bin/sh\ndockeruser:x:1000:1000::/tmp:/bin/sh\n" > "$$1/etc/passwd"; printf "root:x:0:\ndockeruser:x:1000:\n" > "$$1/etc/group"; \
-			rm -rf "$$1"/var/lib/apt/* "$$1"/var/cache/* "$$1"/var/log/* "$$1"/dev/*' \
+			rm -rf "$$1"/var/lib/apt/* "$$1"/var/cache/* "$$1"/var/log/*' \
 		bookworm $@.part
 	rm -rf $(@D)/python3.11 && mkdir $(@D)/python3.11 && tar -C $(@D)/python3.11 --no-same-owner --exclude='./dev/*' -xf $@.part
 	mv $@.part $@

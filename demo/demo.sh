@@ -113,7 +113,15 @@ if [ "$provider" = local ]; then
 fi
 phase "azure-cli: az aks create of a second cluster" az_create
 phase "azureml-core: ComputeTarget.attach" howto attach
-phase "azureml-core: ComputeTarget.list" howto list
+phase "azureml-core: ComputeTarget.list" howto list_computes
+phase "azureml-core: Model.register of a scikit-learn model" howto register
+if [ "$provider" = local ]; then
+	phase "azureml-core: Model.deploy, a new environment and two replicas" howto deploy
+	phase "Score: service.run and plain HTTP" howto score
+	phase "azureml-core: update to a second version, under load" howto update
+	phase "azureml-core: get_logs, regen_key, get_token" howto manage
+	phase "azureml-core: service.delete" howto undeploy
+fi
 phase "azureml-core: detach" howto detach
 phase "azureml-core: delete" howto delete
 phase "az group delete" "$berth" run -- "$az" group delete -n $group --yes

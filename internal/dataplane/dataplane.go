@@ -8,6 +8,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -230,12 +231,26 @@ func (r *Request) Decode(v any) error {
 	if err != nil {
 		return armerr.New(armerr.CodeBadRequest, "The request's body could not be read to its end: the connection broke.").Because(err)
 	}
-	if err := json.Unmarshal(data, v); err != nil {
+	if err := Unmarshal(data, v); err != nil {
 		var typ *json.UnmarshalTypeError
 		if errors.As(err, &typ) && typ.Field != "" {
 			return armerr.Field(typ.Field, "the field is of the wrong kind: a JSON %s was sent.", typ.Value)
 		}
 		return armerr.New(armerr.CodeInvalidRequestContent, "The request's body is not valid JSON of the expected shape: %s.", err)
+	}
+	return nil
+}
+
+// Unmarshal reads JSON, with numbers as the kernel wants them in documents: json.Number. More
+// than one value is an error.
+func Unmarshal(data []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("there is something after the document's end")
 	}
 	return nil
 }
@@ -345,7 +360,9 @@ func (s *Server) refuse(r *Request, err error) {
 	d := detail(e)
 	body := modelError{
 		Code: strings.ReplaceAll(http.StatusText(status), " ", ""), StatusCode: status, Message: e.Message,
-		Details: append([]errorDetail{}, d.Details...), Correlation: map[string]string{"RequestId": r.id}, Error: d,
+		Details: append([]errorDetail{}, d.Details...), Error: d,
+		// azureml-core prints this field and not the message, except for 404.
+		Correlation: map[string]string{"RequestId": r.id, "Reason": e.Message},
 	}
 	if len(body.Details) == 0 {
 		body.Details = []errorDetail{d}

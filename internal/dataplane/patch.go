@@ -47,7 +47,7 @@ func (r *Request) Patch(doc map[string]any) (map[string]any, []string, error) {
 		return nil, nil, armerr.New(armerr.CodeBadRequest, "The patch does not fit the document: %s. It names: %s.", err, strings.Join(paths, ", "))
 	}
 	var out map[string]any
-	err = json.Unmarshal(after, &out)
+	err = Unmarshal(after, &out)
 	return out, paths, err
 }
 

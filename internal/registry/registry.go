@@ -112,7 +112,7 @@ func (hook) Levels() []logrus.Level {
 func (h hook) Fire(e *logrus.Entry) error {
 	level := slog.LevelError
 	switch {
-	case e.Data["err.code"] == "manifest unknown", e.Data["err.code"] == "blob unknown", e.Data["err.code"] == "name unknown":
+	case strings.HasSuffix(strings.ToUpper(fmt.Sprint(e.Data["err.code"])), "UNKNOWN"):
 		level = slog.LevelDebug // somebody asked whether it is there
 	case e.Level == logrus.WarnLevel:
 		level = slog.LevelWarn

@@ -118,6 +118,8 @@ func containerProblem(p *corev1.Pod, s *corev1.ContainerStatus) *Problem {
 	case ended != nil && ended.Reason == "OOMKilled":
 		return &Problem{Code: OutOfMemory, Times: int(max(1, s.RestartCount)), Since: ended.FinishedAt.Time,
 			Message: fmt.Sprintf("The container used more memory than its limit (%s) and was ended. Raise memory_gb (and memory_gb_limit), or use less in init() or run().%s", limitOf(p), said(ended))}
+	case ended != nil && (ended.Reason == "StartError" || ended.Reason == "ContainerCannotRun"):
+		return &Problem{Code: Refused, Since: p.CreationTimestamp.Time, Message: "The container cannot be started, which is the image's or the node's fault and not the model's:" + said(ended)}
 	case ended != nil && s.Started != nil && !*s.Started:
 		return &Problem{Code: CrashLoopBackOff, Times: int(max(1, s.RestartCount)), Since: ended.FinishedAt.Time,
 			Message: fmt.Sprintf("Your container application crashed (exit code %d). This may be caused by errors in your scoring file's init() function. Read the traceback below, or the whole log with get_logs().%s", ended.ExitCode, said(ended))}
@@ -181,7 +183,11 @@ func (c *Cluster) events(ctx context.Context, pods []corev1.Pod) []Event {
 			return out
 		}
 		for _, e := range list.Items {
-			out = append(out, Event{e.InvolvedObject.Name, e.InvolvedObject.Kind, e.Type, e.Reason, e.Message, e.LastTimestamp.UTC().Format(time.RFC3339)})
+			last := e.LastTimestamp.Time
+			if last.IsZero() { // an event of the newer API
+				last = e.EventTime.Time
+			}
+			out = append(out, Event{e.InvolvedObject.Name, e.InvolvedObject.Kind, e.Type, e.Reason, e.Message, last.UTC().Format(time.RFC3339)})
 		}
 		if len(out) > 0 {
 			return out // one pod's are enough: they all have the same trouble

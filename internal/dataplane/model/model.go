@@ -273,7 +273,7 @@ func (s *Service) register(r *dataplane.Request) (*dataplane.Reply, error) {
 			_, v := Split(armid.MustParse(row.ID).Name())
 			next = max(next, v+1)
 		}
-		body["version"] = float64(next)
+		body["version"] = json.Number(strconv.Itoa(next))
 		return name + ":" + strconv.Itoa(next), nil
 	})
 	if err != nil {

@@ -209,9 +209,12 @@ func (s *Service) observe(ctx context.Context, o *object, mem *memory, cluster *
 		d := o.Status.Properties.Deployed[wl.Version]
 		d.Desired, d.Updated, d.Available, d.Error = seen.Desired, seen.Updated, seen.Available, nil
 		if p := seen.Problem; p != nil {
-			d.Error = problem(p)
+			e := problem(p)
+			if d.Error, err = json.Marshal(e); err != nil {
+				return resource.Retry(err)
+			}
 			if fresh && s.hopeless(o.Now, p) {
-				return s.fail(ctx, o, mem, cluster, d.Error)
+				return s.fail(ctx, o, mem, cluster, e)
 			}
 		}
 		if !seen.RolledOut && waiting == "" {

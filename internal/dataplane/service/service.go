@@ -65,7 +65,7 @@ type WebService struct {
 	ComputeType       string             `json:"computeType,omitempty" arm:"required,immutable,enum=AKS|AKSENDPOINT"`
 	ComputeName       string             `json:"computeName,omitempty" arm:"required,maxlen=64"`
 	DeploymentType    string             `json:"deploymentType,omitempty" arm:"enum=HttpRealtimeEndpoint"`
-	Namespace         string             `json:"namespace,omitempty" arm:"maxlen=63"`
+	Namespace         string             `json:"namespace,omitempty" arm:"unsupported"` // a workspace has its own
 	Keys              *Keys              `json:"keys,omitempty"`
 	AuthEnabled       *bool              `json:"authEnabled,omitempty"`
 	AADAuthEnabled    *bool              `json:"aadAuthEnabled,omitempty"`
@@ -159,12 +159,11 @@ type Liveness struct {
 
 // Deployed is what Berth found of a version.
 type Deployed struct {
-	Image     string        `json:"image,omitempty"`
-	Desired   int           `json:"desired"`
-	Updated   int           `json:"updated"`
-	Available int           `json:"available"`
-	State     string        `json:"state,omitempty"`
-	Error     *armerr.Error `json:"error,omitempty"`
+	Image     string          `json:"image,omitempty"`
+	Desired   int             `json:"desired"`
+	Updated   int             `json:"updated"`
+	Available int             `json:"available"`
+	Error     json.RawMessage `json:"error,omitempty"` // an *armerr.Error
 }
 
 var (

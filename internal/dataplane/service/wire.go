@@ -3,6 +3,7 @@ package service
 import (
 	"encoding/json"
 	"errors"
+	"net/http"
 	"strings"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
@@ -20,7 +21,7 @@ func flatten(doc *resource.Document[WebService]) (map[string]any, error) {
 		return nil, err
 	}
 	var flat map[string]any
-	if err := json.Unmarshal(data, &flat); err != nil {
+	if err := dataplane.Unmarshal(data, &flat); err != nil {
 		return nil, err
 	}
 	for _, k := range []string{"keys", "state", "scoringUri", "deployed", "provisioningState"} {
@@ -127,8 +128,8 @@ func (s *Service) versionWire(tx store.ReadTx, workspace armid.ID, name string, 
 	}
 	if d != nil {
 		status := map[string]any{"desiredReplicas": d.Desired, "updatedReplicas": d.Updated, "availableReplicas": d.Available, "error": nil}
-		if d.Error != nil {
-			status["error"] = errorWire(d.Error)
+		if e := new(armerr.Error); len(d.Error) > 0 && json.Unmarshal(d.Error, e) == nil {
+			status["error"] = errorWire(e)
 		}
 		out["deploymentStatus"] = status
 	}
@@ -167,7 +168,7 @@ func errorWire(e *armerr.Error) map[string]any {
 	if len(details) == 0 {
 		details = append(details, map[string]any{"code": e.Code, "message": e.Message})
 	}
-	return map[string]any{"code": e.Code, "statusCode": e.HTTPStatus(), "message": e.Message, "details": details}
+	return map[string]any{"code": e.Code, "statusCode": http.StatusBadRequest, "message": e.Message, "details": details}
 }
 
 func operationWire(r *dataplane.Request, op *store.Operation, row *store.Resource, offset int) map[string]any {
