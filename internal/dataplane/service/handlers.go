@@ -250,7 +250,7 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 	settle(after, paths)
 	now, _ := after["properties"].(map[string]any)
 	for k, v := range old {
-		if now[k] != v {
+		if now[k] != v && !tracked(k) {
 			return nil, armerr.Field("properties."+k, "a property of a web service does not change once it is there. Add another, or use a tag.")
 		}
 	}
@@ -272,6 +272,12 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 		return nil, err
 	}
 	return s.accepted(r, written)
+}
+
+// tracked reports whether a property is one of those that azureml-core adds to each request made below a git
+// repository: they say where the present version comes from, so they change with it.
+func tracked(property string) bool {
+	return strings.HasPrefix(property, "azureml.git.") || strings.HasPrefix(property, "mlflow.source.git.")
 }
 
 // settle lets the last word count between a fixed number of replicas and the autoscaler.

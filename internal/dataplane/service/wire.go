@@ -27,7 +27,11 @@ func flatten(doc *resource.Document[WebService]) (map[string]any, error) {
 	for _, k := range []string{"keys", "state", "scoringUri", "deployed", "provisioningState"} {
 		delete(flat, k)
 	}
-	flat["kvTags"] = doc.Tags
+	tags := make(map[string]any, len(doc.Tags))
+	for k, v := range doc.Tags {
+		tags[k] = v
+	}
+	flat["kvTags"] = tags
 	return flat, nil
 }
 
