@@ -28,6 +28,7 @@ import (
 type Config struct {
 	URL          string // of the installation
 	CAFile       string // its certificate authority
+	Proxy        string // the installation's proxy, which answers for Azure's host names; "" for none
 	Tenant       string
 	ClientID     string
 	ClientSecret string
@@ -68,9 +69,13 @@ func New(c Config) (*Client, error) {
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("%s holds no certificate", c.CAFile)
 	}
+	route, err := through(c.URL, c.Proxy)
+	if err != nil {
+		return nil, err
+	}
 	hc := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
-		Proxy: nil, // the installation is addressed directly, whatever the environment says
+		Proxy: route,
 	}}
 	options := azcore.ClientOptions{
 		Transport: hc,
@@ -92,6 +97,32 @@ func New(c Config) (*Client, error) {
 		pipeline: runtime.NewPipeline("berth", c.Version, runtime.PipelineOptions{PerRetry: []policy.Policy{auth}}, &options),
 	}, nil
 }
+
+// through returns how the installation is reached, whatever the environment says: its own address directly,
+// Azure's names, which it hands out for workspaces and their storage, through its proxy.
+func through(own, proxy string) (func(*http.Request) (*url.URL, error), error) {
+	if proxy == "" {
+		return nil, nil
+	}
+	address, err := url.Parse(own)
+	if err != nil {
+		return nil, err
+	}
+	to, err := url.Parse(proxy)
+	if err != nil {
+		return nil, err
+	}
+	return func(r *http.Request) (*url.URL, error) {
+		if r.URL.Host == address.Host {
+			return nil, nil
+		}
+		return to, nil
+	}, nil
+}
+
+// HTTP is the client underneath. It reaches the installation's host names and trusts them, and adds no token:
+// it is for addresses that carry their own permission, or need none.
+func (c *Client) HTTP() *http.Client { return c.http }
 
 // Close ends idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -119,6 +150,9 @@ type Response struct {
 	http   *http.Response
 }
 
+// Header is a header of the answer, "" when it has none of that name.
+func (r *Response) Header(name string) string { return r.http.Header.Get(name) }
+
 // Do sends a request. Errors: *Error for ARM's.
 func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 	target := r.Path
@@ -144,13 +178,13 @@ func (c *Client) Do(ctx context.Context, r Request) (*Response, error) {
 		return nil, err
 	}
 	req.Raw().Header.Set("Accept", "application/json")
-	for k, v := range r.Header {
-		req.Raw().Header.Set(k, v)
-	}
 	if r.Body != nil {
 		if err := runtime.MarshalAsJSON(req, r.Body); err != nil {
 			return nil, err
 		}
+	}
+	for k, v := range r.Header { // last, so that they may say what kind of JSON the body is
+		req.Raw().Header.Set(k, v)
 	}
 	start := time.Now()
 	res, err := c.pipeline.Do(req)

@@ -108,8 +108,8 @@ func example(t *testing.T, of, line string) {
 func TestNoWait(t *testing.T) {
 	t.Parallel()
 	e, _, _ := env(t)
-	long := []string{"create", "add", "scale", "attach", "detach", "delete"}
-	atOnce := []string{"berth group create", "berth ml workspace create"}
+	long := []string{"create", "add", "scale", "attach", "detach", "delete", "deploy", "regen-key"}
+	atOnce := []string{"berth group create", "berth ml workspace create", "berth ml model delete"}
 	walk(New(e), func(c *cobra.Command) {
 		words := strings.Fields(c.CommandPath())
 		isLong := slices.ContainsFunc(words, func(w string) bool { return slices.Contains(long, w) })

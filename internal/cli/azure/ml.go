@@ -24,7 +24,7 @@ func (s *session) workspace(group, name string) string {
 }
 
 func newML(e *cmd.Env) *cobra.Command {
-	return noun("ml", "Manage Azure ML workspaces and computes", newWorkspace(e), newComputeTarget(e))
+	return noun("ml", "Manage Azure ML workspaces, computes, models and web services", newWorkspace(e), newComputeTarget(e), newModel(e), newService(e))
 }
 
 func workspaceFlag(e *cmd.Env, c *cobra.Command, group, dest *string) {

@@ -158,7 +158,7 @@ func (e *Env) Client() (*armclient.Client, *State, error) {
 		return nil, nil, err
 	}
 	client, err := armclient.New(armclient.Config{
-		URL: s.URL, CAFile: s.CAFile, Tenant: c.TenantID, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Version: app.Version, Log: e.Logf,
+		URL: s.URL, CAFile: s.CAFile, Proxy: s.ProxyURL, Tenant: c.TenantID, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Version: app.Version, Log: e.Logf,
 	})
 	return client, s, err
 }
