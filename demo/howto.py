@@ -97,7 +97,7 @@ def register():
 def inference_config():
     env = Environment("wine")
     env.python.conda_dependencies = CondaDependencies.create(
-        python_version="3.11", pip_packages=["azureml-inference-server-http", f"scikit-learn=={sklearn_version}"]
+        python_version="3.11", pip_packages=["azureml-defaults", f"scikit-learn=={sklearn_version}"]
     )
     source = pathlib.Path(__file__).resolve().parent / "source"
     return InferenceConfig(entry_script="score.py", source_directory=str(source), environment=env)

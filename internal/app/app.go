@@ -85,6 +85,9 @@ type Info struct {
 	Version         string `json:"version"`
 }
 
+// DefaultScheduleWait is the original's limit.
+const DefaultScheduleWait = service.DefaultScheduleWait
+
 // DefaultKubernetes is what the Kubernetes client library, client-go 0.37, supports: its
 // own minor version and one on either side, plus the skew that its API discovery tolerates.
 var DefaultKubernetes = machinelearning.VersionRange{MinMinor: 34, MaxMinor: 38}
@@ -179,7 +182,7 @@ func withDefaults(cfg Config) Config {
 		cfg.Lease = lease
 	}
 	if cfg.ScheduleWait == 0 {
-		cfg.ScheduleWait = service.DefaultScheduleWait
+		cfg.ScheduleWait = DefaultScheduleWait
 	}
 	if cfg.Kubernetes == (machinelearning.VersionRange{}) {
 		cfg.Kubernetes = DefaultKubernetes

@@ -41,6 +41,7 @@ type upOptions struct {
 	faults   string
 	logLevel string
 	versions machinelearning.VersionRange
+	room     time.Duration
 	detach   bool
 }
 
@@ -69,6 +70,7 @@ which has no real nodes but behaves the same towards clients.`,
 	f.StringVar(&o.libexec, "libexec", "", "folder with the programs of the local provider (default: libexec beside the berth program)")
 	f.StringVar(&o.faults, "faults", "", "what goes wrong in the fake provider, e.g. failEnsureAt=1+3,readyAfter=2s")
 	f.TextVar(&o.versions, "kubernetes-versions", app.DefaultKubernetes, "Kubernetes versions of clusters that can be attached")
+	f.DurationVar(&o.room, "schedule-wait", app.DefaultScheduleWait, "how long a deployment waits for room on the nodes before it fails")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when Berth is ready; its log goes to berth.log in the home folder")
 	return c
@@ -106,7 +108,7 @@ func (o *upOptions) config(home app.Home, logTo io.Writer) (app.Config, error) {
 	slog.SetDefault(logger)
 	return app.Config{
 		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Logger: logger,
-		Kubernetes: o.versions,
+		Kubernetes: o.versions, ScheduleWait: o.room,
 	}, nil
 }
 
@@ -199,7 +201,7 @@ func (o *upOptions) detached(ctx context.Context, home app.Home) error {
 		return err
 	}
 	child := exec.Command(exe, "up", "--home", string(home), "--listen", o.listen, "--provider", o.provider, "--region", o.region,
-		"--libexec", libexec(o.libexec), "--faults", o.faults, "--log-level", o.logLevel, "--kubernetes-versions", string(versions))
+		"--libexec", libexec(o.libexec), "--faults", o.faults, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String())
 	child.Env = append(withoutProxy(o.env.Environ), readyEnv+"=3")
 	child.Stdout, child.Stderr = log, log
 	child.ExtraFiles = []*os.File{write}

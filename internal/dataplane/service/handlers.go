@@ -280,6 +280,15 @@ func tracked(property string) bool {
 	return strings.HasPrefix(property, "azureml.git.") || strings.HasPrefix(property, "mlflow.source.git.")
 }
 
+// onlyDefault takes the part of the default version from the others.
+func onlyDefault(versions map[string]any, name string) {
+	for other, v := range versions {
+		if m, ok := v.(map[string]any); ok && other != name {
+			m["isDefault"] = false
+		}
+	}
+}
+
 // settle lets the last word count between a fixed number of replicas and the autoscaler.
 func settle(doc map[string]any, paths []string) {
 	named := func(prefix, suffix string) bool { return slices.Contains(paths, prefix+suffix) }
@@ -294,6 +303,11 @@ func settle(doc map[string]any, paths []string) {
 	}
 	one("", doc)
 	versions, _ := doc["versions"].(map[string]any)
+	for name := range versions {
+		if m, ok := versions[name].(map[string]any); ok && named("/versions/"+name, "/isDefault") && m["isDefault"] == true {
+			onlyDefault(versions, name)
+		}
+	}
 	for name, v := range versions {
 		if m, ok := v.(map[string]any); ok {
 			one("/versions/"+name, m)

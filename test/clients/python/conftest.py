@@ -9,11 +9,14 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import tempfile
+import time
 
 import pytest
 
+LIBEXEC = os.environ.get("BERTH_LIBEXEC", str(pathlib.Path(__file__).parents[3] / "bin" / "libexec"))
 BERTH = os.environ.get("BERTH_BIN", str(pathlib.Path(__file__).parents[3] / "bin" / "berth"))
 
 
@@ -54,6 +57,30 @@ class Berth:
             raise RuntimeError(f"berth {' '.join(args)}: {out.stderr}")
         return out.stdout.strip()
 
+    def start(self, *options):
+        self.options = options or self.options
+        self.cli("up", "--detach", *self.options)
+
+    def kill(self):
+        """Ends Berth as a crash does, and waits until the process is gone."""
+        pid = json.loads(self.cli("status", "-o", "json"))["pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while pathlib.Path(f"/proc/{pid}/stat").exists() and " Z " not in pathlib.Path(f"/proc/{pid}/stat").read_text():
+            assert time.monotonic() < deadline, f"process {pid} is still there"
+            time.sleep(0.02)
+
+    @property
+    def kubeconfig(self):
+        return os.path.join(self.home, "test.kubeconfig")
+
+    def kubectl(self, *args):
+        command = [os.path.join(LIBEXEC, "kubectl"), "--kubeconfig", self.kubeconfig, *args]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if out.returncode:
+            raise RuntimeError(f"kubectl {' '.join(args)}: {out.stderr}")
+        return out.stdout
+
     def environment(self):
         out = subprocess.run([BERTH, "run", "--home", self.home, "--", "env", "-0"], capture_output=True, text=True, check=True, timeout=60)
         return dict(kv.split("=", 1) for kv in out.stdout.split("\0") if kv)
@@ -67,6 +94,25 @@ def berth():
         try:
             b.cli("group", "create", "-n", b.group, "-l", "westeurope")
             b.cli("ml", "workspace", "create", "-w", b.workspace, "-g", b.group)
+            os.environ.update(b.environment())
+            yield b
+        finally:
+            b.cli("down", "--delete", "--yes")
+
+
+@pytest.fixture(scope="session")
+def serving_berth():
+    """A Berth with real clusters, for models that really run."""
+    if os.geteuid() != 0 or not os.path.exists(os.path.join(LIBEXEC, "azureml-fe")):
+        if os.environ.get("CI") == "true":
+            pytest.fail("web services need root and what `make build` makes")
+        pytest.skip("needs root and what `make build` makes")
+    with tempfile.TemporaryDirectory() as home:
+        b = Berth(home)
+        b.start("--provider", "local", "--libexec", LIBEXEC, "--schedule-wait", "10s")
+        try:
+            b.cli("group", "create", "-n", "serve-rg", "-l", "westeurope")
+            b.cli("ml", "workspace", "create", "-w", "serve-ws", "-g", "serve-rg")
             os.environ.update(b.environment())
             yield b
         finally:

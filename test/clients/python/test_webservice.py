@@ -1,0 +1,713 @@
+"""azureml-core as published deploys models to a real cluster: the whole surface of AksWebservice
+and AksEndpoint, and what happens when things go wrong. Needs root and what `make build` makes."""
+
+import contextlib
+import json
+import os
+import pathlib
+import pickle
+import socket
+import tarfile
+import textwrap
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+azureml = pytest.importorskip("azureml.core")
+from azureml.core import Environment, Model, Webservice, Workspace  # noqa: E402
+from azureml.core.authentication import ServicePrincipalAuthentication  # noqa: E402
+from azureml.core.compute import AksCompute, ComputeTarget  # noqa: E402
+from azureml.core.conda_dependencies import CondaDependencies  # noqa: E402
+from azureml.core.model import InferenceConfig  # noqa: E402
+from azureml.core.resource_configuration import ResourceConfiguration  # noqa: E402
+from azureml.core.webservice import AksEndpoint, AksWebservice  # noqa: E402
+from azureml.exceptions import ComputeTargetException, WebserviceException  # noqa: E402
+
+CLIENT = "azureml-core"
+GROUP, WORKSPACE, COMPUTE = "serve-rg", "serve-ws", "serving"
+SERVER = "azureml-inference-server-http"
+
+
+def proves(operation, *behaviours):
+    return pytest.mark.proves(CLIENT, operation, *behaviours)
+
+
+# The state of the tests' world: one Berth with one cluster of two nodes, for all of them.
+
+
+@pytest.fixture(scope="session")
+def ws(serving_berth):
+    auth = ServicePrincipalAuthentication(os.environ["AZURE_TENANT_ID"], os.environ["AZURE_CLIENT_ID"], os.environ["AZURE_CLIENT_SECRET"])
+    return Workspace.get(WORKSPACE, auth=auth, subscription_id=os.environ["AZURE_SUBSCRIPTION_ID"], resource_group=GROUP)
+
+
+@pytest.fixture(scope="session")
+def compute(serving_berth, ws):
+    berth = serving_berth
+    berth.cli("aks", "create", "-n", "cluster", "-g", GROUP, "-c", "2", "-s", "Standard_D3_v2")
+    config = AksCompute.attach_configuration(resource_group=GROUP, cluster_name="cluster", cluster_purpose=AksCompute.ClusterPurpose.DEV_TEST)
+    target = ComputeTarget.attach(ws, COMPUTE, config)
+    target.wait_for_completion()
+    berth.cli("aks", "get-credentials", "-n", "cluster", "-g", GROUP, "--admin", "-f", berth.kubeconfig)
+    return target
+
+
+@pytest.fixture(scope="session")
+def kubectl(serving_berth, compute):
+    name = serving_berth.kubectl("get", "namespaces", "-l", "berth.dev/installation", "-o", "jsonpath={.items[0].metadata.name}")
+    return lambda *args: serving_berth.kubectl("-n", name, *args)
+
+
+class Sources:
+    """Makes models and entry scripts in a folder of the test's own, which is also the working one:
+    Model.register takes only what is below it."""
+
+    def __init__(self, ws, folder):
+        self.ws, self.folder = ws, folder
+
+    def model(self, name, content, **kwargs):
+        path = pathlib.Path(name)
+        path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+        return Model.register(self.ws, model_path=name, model_name=name.partition(".")[0], **kwargs)
+
+    def inference(self, script, packages=(SERVER,), variables=None, **kwargs):
+        source = pathlib.Path("source")
+        source.mkdir(exist_ok=True)
+        (source / "score.py").write_text(textwrap.dedent(script))
+        env = Environment("plain")
+        env.python.conda_dependencies = CondaDependencies.create(python_version="3.11", pip_packages=list(packages))
+        env.environment_variables.update(variables or {})
+        return InferenceConfig(entry_script="score.py", source_directory="source", environment=env, **kwargs)
+
+
+@pytest.fixture
+def sources(ws, tmp_path):
+    with contextlib.chdir(tmp_path):
+        yield Sources(ws, tmp_path)
+
+
+ECHO = """
+    import json, os
+
+    def init():
+        with open(os.path.join(os.environ["AZUREML_MODEL_DIR"], os.environ.get("MODEL_FILE", "echo.txt"))) as f:
+            global said
+            said = f.read()
+        print("init is done")
+
+    def run(body):
+        return {"model": said, "got": json.loads(body)}
+"""
+
+
+def small(**kwargs):
+    options = dict(cpu_cores=0.1, memory_gb=0.3, num_replicas=1, autoscale_enabled=False)
+    options.update(kwargs)
+    if options.get("autoscale_enabled"):
+        options.pop("num_replicas")
+    return AksWebservice.deploy_configuration(**options)
+
+
+def deploy(ws, name, models, inference, config=None, wait=True, **kwargs):
+    service = Model.deploy(ws, name, models, inference, config or small(), ws.compute_targets[COMPUTE], **kwargs)
+    if wait:
+        service.wait_for_deployment()
+        assert service.state == "Healthy", service.serialize()
+    return service
+
+
+def http(uri, body=b"{}", key=None, method="POST", headers=None, timeout=30):
+    """One plain request: status, headers, body."""
+    request = urllib.request.Request(uri, body if method == "POST" else None, {"Content-Type": "application/json", **(headers or {})}, method=method)
+    if key:
+        request.add_header("Authorization", "Bearer " + key)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as r:
+            return r.status, r.headers, r.read()
+    except urllib.error.HTTPError as e:
+        return e.code, e.headers, e.read()
+
+
+def until(condition, what, patience=60):
+    deadline = time.monotonic() + patience
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"after {patience} s it is not so that {what}"
+        time.sleep(0.1)
+
+
+class Load:
+    """Requests that go on while something happens. Entering waits for the first answer."""
+
+    def __init__(self, uri, key, clients=2, body=b'"x"'):
+        self.answers, self.stop = [], threading.Event()
+        self.threads = [threading.Thread(target=self.send, args=(uri, key, body), daemon=True) for _ in range(clients)]
+
+    def send(self, uri, key, body):
+        while not self.stop.is_set():
+            try:
+                self.answers.append(http(uri, body, key))
+            except OSError as e:  # a connection that broke is a lost request, too
+                self.answers.append((type(e).__name__, {}, str(e).encode()))
+
+    def __enter__(self):
+        for t in self.threads:
+            t.start()
+        until(lambda: self.answers, "the first request is answered")
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for t in self.threads:
+            t.join()
+
+    def lost(self):
+        return [(status, dict(headers), body[:200]) for status, headers, body in self.answers if status != 200]
+
+
+# Models.
+
+
+@proves("Model.register, list, tags, update, download, delete", "D1")
+def test_models(ws, sources):
+    first = sources.model("plain.txt", b"one", tags={"kind": "test"}, properties={"made": "here"}, description="a text")
+    second = sources.model("plain.txt", b"two", tags={"kind": "test", "best": "yes"})
+    assert (first.version, second.version) == (1, 2)
+    assert Model(ws, "plain").version == 2
+    assert Model(ws, "plain", version=1).description == "a text"
+    assert Model(ws, id="plain:1").properties["made"] == "here"
+    assert {m.id for m in Model.list(ws, name="plain")} == {"plain:1", "plain:2"}
+    assert [m.id for m in Model.list(ws, name="plain", latest=True)] == ["plain:2"]
+    assert [m.id for m in Model.list(ws, tags=[["best", "yes"]])] == ["plain:2"]
+    assert [m.id for m in Model.list(ws, properties=["made"])] == ["plain:1"]
+    first.add_tags({"seen": "1"})
+    first.remove_tags(["kind"])
+    first.add_properties({"more": "x"})
+    first.update(description="another text")
+    first = Model(ws, id="plain:1")
+    assert (first.tags, first.description, first.properties["more"]) == ({"seen": "1"}, "another text", "x")
+    assert pathlib.Path(first.download("down", exist_ok=True)).read_bytes() == b"one"
+    assert first.get_sas_urls()
+    first.delete()
+    with pytest.raises(WebserviceException, match="ModelNotFound"):
+        Model(ws, id="plain:1")
+    with pytest.raises(WebserviceException, match="ModelNotFound"):
+        Model(ws, "never-registered")
+
+
+@proves("Model.register of a folder, with framework and resources", "D1")
+def test_model_folder(ws, sources):
+    pathlib.Path("folder/inner").mkdir(parents=True)
+    pathlib.Path("folder/a.txt").write_text("a")
+    pathlib.Path("folder/inner/b.txt").write_text("b")
+    m = Model.register(ws, "folder", "folder", model_framework=Model.Framework.CUSTOM, resource_configuration=ResourceConfiguration(cpu=1, memory_in_gb=0.5))
+    got = pathlib.Path(m.download("down"))
+    assert (got / "inner" / "b.txt").read_text() == "b"
+    assert (got / "a.txt").read_text() == "a"
+    again = Model(ws, "folder")
+    assert (again.model_framework, again.resource_configuration.memory_in_gb) == ("Custom", 0.5)
+
+
+# One web service's life.
+
+
+@pytest.fixture(scope="module")
+def echo(ws, compute, tmp_path_factory):
+    with contextlib.chdir(tmp_path_factory.mktemp("echo")):
+        s = Sources(ws, None)
+        model = s.model("echo.txt", b"one")
+        service = deploy(ws, "echo", [model], s.inference(ECHO), small(tags={"t": "1"}, properties={"p": "1"}, description="an echo"))
+    return service
+
+
+@proves("Model.deploy, AksWebservice.run", "D1", "D4")
+def test_run(echo):
+    assert echo.run(json.dumps({"a": 1})) == {"model": "one", "got": {"a": 1}}
+    assert (echo.compute_type, echo.tags, echo.properties["p"], echo.description) == ("AKS", {"t": "1"}, "1", "an echo")
+    assert echo.scoring_uri.endswith("/api/v1/service/echo/score")
+
+
+@proves("plain HTTP with keys: statuses and who answered", "D1")
+def test_plain_http(echo):
+    primary, secondary = echo.get_keys()
+    for key in (primary, secondary):
+        status, headers, body = http(echo.scoring_uri, b'"x"', key)
+        assert (status, json.loads(body)["got"]) == (200, "x")
+        assert headers["x-ms-run-function-failed"] == "False"
+    assert http(echo.scoring_uri, key="wrong")[0] == 401
+    assert http(echo.scoring_uri)[0] == 401
+    missing = http(echo.scoring_uri.replace("/echo/", "/nothere/"), key=primary)
+    assert missing[0] == 404
+    status, headers, _ = http(echo.scoring_uri, b"no json", primary)
+    assert status == 502 and headers["x-ms-run-function-failed"] == "True", "run() raised, and the model said so"
+    status, headers, _ = http(echo.scoring_uri, headers={"x-ms-request-id": "mine"}, body=b'"x"', key=primary)
+    assert (status, headers["x-ms-request-id"]) == (200, "mine")
+
+
+@proves("AksWebservice.swagger_uri", "D1")
+def test_swagger(echo):
+    primary, _ = echo.get_keys()
+    status, _, body = http(echo.swagger_uri, key=primary, method="GET")
+    assert status == 200 and "/score" in json.dumps(json.loads(body)["paths"])
+
+
+@proves("AksWebservice.get_logs", "D1")
+def test_logs(echo):
+    logs = echo.get_logs()
+    assert "init is done" in logs
+    assert len(echo.get_logs(num_lines=1).splitlines()) == 1
+
+
+@proves("AksWebservice.regen_key", "D1")
+def test_regen_key(echo):
+    primary, secondary = echo.get_keys()
+    echo.regen_key("Primary")
+    new, same = echo.get_keys()
+    assert new != primary and same == secondary
+    until(lambda: http(echo.scoring_uri, key=primary)[0] == 401, "the old key is refused")
+    assert http(echo.scoring_uri, key=new)[0] == 200
+    echo.regen_key("Secondary", set_key="a key of my own choice")
+    assert echo.get_keys() == (new, "a key of my own choice")
+    until(lambda: http(echo.scoring_uri, key="a key of my own choice")[0] == 200, "the chosen key is accepted")
+
+
+@proves("Webservice.list with filters", "D1")
+def test_list(ws, echo):
+    def names(**kwargs):
+        return [s.name for s in Webservice.list(ws, **kwargs)]
+
+    assert "echo" in names()
+    assert "echo" in names(compute_type="AKS")
+    assert names(compute_type="ACI") == []
+    assert names(model_name="echo") == ["echo"]
+    assert names(model_id="echo:1") == ["echo"]
+    assert names(model_id="echo:99") == []
+    assert names(tags=["t"]) == ["echo"]
+    assert names(tags=[["t", "2"]]) == []
+    assert names(properties=[["p", "1"]]) == ["echo"]
+    assert "echo" in ws.webservices
+
+
+@proves("AksWebservice.add_tags, remove_tags, add_properties, serialize", "D1")
+def test_tags(ws, echo):
+    echo.add_tags({"more": "x"})
+    echo.remove_tags(["t"])
+    echo.add_properties({"q": "2"})
+    again = Webservice(ws, "echo")
+    assert again.tags == {"more": "x"} and again.properties["q"] == "2"
+    assert again.serialize()["state"] == "Healthy"
+    echo.remove_tags(["more"])
+    echo.add_tags({"t": "1"})
+
+
+@proves("Model.delete is refused while a service uses it, with its name", "D1")
+def test_model_in_use(ws, echo):
+    with pytest.raises(WebserviceException, match="echo"):
+        Model(ws, id="echo:1").delete()
+
+
+@proves("AksCompute.detach is refused while a service runs on it", "A6")
+def test_compute_in_use(ws, echo):
+    with pytest.raises(ComputeTargetException, match="echo"):
+        ws.compute_targets[COMPUTE].detach()
+
+
+@proves("Model.deploy of a name that exists", "D1")
+def test_deploy_again(ws, echo, sources):
+    with pytest.raises(WebserviceException, match="(?i)exist"):
+        deploy(ws, "echo", [Model(ws, "echo")], sources.inference(ECHO), wait=False)
+    keys = echo.get_keys()
+    service = deploy(ws, "echo", [Model(ws, "echo")], sources.inference(ECHO), small(tags={"t": "1"}, properties={"p": "1"}), overwrite=True)
+    assert service.get_keys() == keys, "deploying again does not lock callers out"
+
+
+@proves("AksWebservice.update of model, image and resources, no request lost", "D1")
+def test_update(ws, echo, sources, kubectl):
+    primary, _ = echo.get_keys()
+    with Load(echo.scoring_uri, primary) as load:
+        second = sources.model("echo.txt", b"two")
+        echo.update(models=[second], inference_config=sources.inference(ECHO, variables={"A": "B"}), cpu_cores=0.2, memory_gb=0.4, num_replicas=2, description="changed")
+        echo.wait_for_deployment()
+        assert echo.run('"x"')["model"] == "two"
+        echo.update(num_replicas=1)
+        echo.wait_for_deployment()
+    assert load.lost() == []
+    assert {json.loads(a[2])["model"] for a in load.answers} == {"one", "two"}
+    spec = json.loads(kubectl("get", "deployment", "echo", "-o", "json"))["spec"]
+    container = spec["template"]["spec"]["containers"][0]
+    assert spec["replicas"] == 1 and container["resources"]["requests"]["cpu"] == "200m"
+    assert {"name": "A", "value": "B"} in container["env"]
+
+
+@proves("pods run under the Restricted pod security standard, with the files mounted once per node", "D1")
+def test_pod(echo, kubectl):
+    pod = json.loads(kubectl("get", "pods", "-l", "berth.dev/service=echo", "-o", "json"))["items"][0]["spec"]
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    assert container["securityContext"]["readOnlyRootFilesystem"] and container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    assert not pod["automountServiceAccountToken"]
+    assert any("image" in v for v in pod["volumes"]), "models are image volumes, which a node fetches once"
+
+
+@proves("AksWebservice.update to tokens, get_access_token", "D1")
+def test_tokens(ws, echo):
+    primary, _ = echo.get_keys()
+    with pytest.raises(Exception):
+        echo.get_access_token()
+    echo.update(auth_enabled=False, token_auth_enabled=True)
+    echo.wait_for_deployment()
+    token = echo.get_access_token()
+    until(lambda: http(echo.scoring_uri, key=token.access_token)[0] == 200, "the token is accepted")
+    assert token.refresh_after < token.expiry_on
+    assert http(echo.scoring_uri, key=primary)[0] == 401
+    assert http(echo.scoring_uri, key=token.access_token[:-4] + "AAAA")[0] == 401
+    assert echo.run('"x"')["got"] == "x", "run() fetches a token by itself"
+    echo.update(auth_enabled=True, token_auth_enabled=False)
+    echo.wait_for_deployment()
+    until(lambda: http(echo.scoring_uri, key=primary)[0] == 200, "keys work again")
+
+
+@proves("AksWebservice.update to autoscaling", "D3")
+def test_autoscale(ws, echo, kubectl):
+    def replicas():
+        return json.loads(kubectl("get", "deployment", "echo", "-o", "json"))["status"].get("availableReplicas", 0)
+
+    echo.update(autoscale_enabled=True, autoscale_min_replicas=1, autoscale_max_replicas=3, autoscale_target_utilization=50, max_request_wait_time=20000)
+    echo.wait_for_deployment()
+    assert echo.autoscaler.max_replicas == 3
+    primary, _ = echo.get_keys()
+    with Load(echo.scoring_uri, primary, clients=4) as load:
+        until(lambda: replicas() == 3, "the load makes three replicas")
+    assert load.lost() == []
+    echo.update(autoscale_enabled=False, num_replicas=1)
+    echo.wait_for_deployment()
+    until(lambda: replicas() == 1, "one is left")
+
+
+# Kinds of entry scripts and models.
+
+
+@proves("AMLRequest and AMLResponse", "D1")
+def test_raw_http(ws, compute, sources):
+    model = sources.model("echo.txt", b"raw")
+    service = deploy(ws, "raw", [model], sources.inference("""
+        from azureml.contrib.services.aml_request import AMLRequest, rawhttp
+        from azureml.contrib.services.aml_response import AMLResponse
+
+        def init():
+            pass
+
+        @rawhttp
+        def run(request):
+            if request.method == "GET":
+                return AMLResponse("got " + request.args["q"], 200)
+            return AMLResponse(request.get_data(False)[::-1], 418, {"x-mine": "yes"})
+    """, packages=[SERVER]))
+    primary, _ = service.get_keys()
+    assert http(service.scoring_uri + "?q=it", key=primary, method="GET")[::2] == (200, b"got it")
+    status, headers, body = http(service.scoring_uri, b"abc", primary)
+    assert (status, headers["x-mine"], body) == (418, "yes", b"cba")
+    service.delete()
+
+
+@proves("inference-schema and swagger.json", "D1")
+def test_inference_schema(ws, compute, sources):
+    model = sources.model("echo.txt", b"schema")
+    service = deploy(ws, "schema", [model], sources.inference("""
+        import numpy as np
+        from inference_schema.schema_decorators import input_schema, output_schema
+        from inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
+
+        def init():
+            pass
+
+        @input_schema("data", NumpyParameterType(np.array([[1.0, 2.0]])))
+        @output_schema(NumpyParameterType(np.array([3.0])))
+        def run(data):
+            return data.sum(axis=1)
+    """, packages=[SERVER, "inference-schema[numpy-support]"]))
+    assert service.run(json.dumps({"data": [[1, 2], [3, 4]]})) == [3.0, 7.0]
+    primary, _ = service.get_keys()
+    _, _, body = http(service.swagger_uri, key=primary, method="GET")
+    assert json.loads(body)["definitions"]["ServiceInput"]["properties"]["data"]["type"] == "array"
+    service.delete()
+
+
+@proves("no-code deployment of a scikit-learn model", "D1")
+def test_no_code(ws, compute, sources):
+    import sklearn
+    from sklearn.linear_model import LinearRegression
+
+    model = sources.model("line.pkl", LinearRegression().fit([[0.0], [1.0]], [1.0, 3.0]), model_framework=Model.Framework.SCIKITLEARN, model_framework_version=sklearn.__version__)
+    service = Model.deploy(ws, "line", [model], deployment_config=small(), deployment_target=ws.compute_targets[COMPUTE])
+    service.wait_for_deployment()
+    answer = service.run(json.dumps({"data": [[2.0]]}))
+    assert abs(answer["predict"][0] - 5) < 1e-9 if isinstance(answer, dict) else abs(answer[0] - 5) < 1e-9
+    service.delete()
+
+
+@proves("several models below AZUREML_MODEL_DIR, a script with modules beside it", "D1")
+def test_several_models(ws, compute, sources):
+    a, b = sources.model("one.txt", b"1"), sources.model("two.txt", b"2")
+    inference = sources.inference("""
+        import glob, os
+        import helper
+
+        def init():
+            pass
+
+        def run(body):
+            root = os.environ["AZUREML_MODEL_DIR"]
+            return helper.names(root, glob.glob(root + "/*/*/*"))
+    """)
+    pathlib.Path("source/helper.py").write_text("import os\ndef names(root, found):\n    return sorted(os.path.relpath(f, root) for f in found)\n")
+    service = deploy(ws, "several", [a, b], inference)
+    assert service.run("{}") == ["one/1/one.txt", "two/1/two.txt"]
+    service.delete()
+
+
+# Endpoints with versions.
+
+
+@proves("AksEndpoint: versions, traffic, default, update, delete", "D2")
+def test_endpoint(ws, compute, sources):
+    inference = sources.inference(ECHO)
+    one = sources.model("echo.txt", b"first")
+    config = AksEndpoint.deploy_configuration(cpu_cores=0.1, memory_gb=0.3, autoscale_enabled=False, num_replicas=1, version_name="one", traffic_percentile=100)
+    endpoint = Model.deploy(ws, "many", [one], inference, config, ws.compute_targets[COMPUTE])
+    endpoint.wait_for_deployment()
+    assert endpoint.state == "Healthy"
+    assert endpoint.run('"x"')["model"] == "first"
+
+    two = sources.model("echo.txt", b"second")
+    endpoint.create_version("two", cpu_cores=0.1, memory_gb=0.3, autoscale_enabled=False, num_replicas=1, models=[two], inference_config=inference, traffic_percentile=0)
+    endpoint.wait_for_deployment()
+    assert set(endpoint.versions) == {"one", "two"} and endpoint.versions["one"].is_default
+    assert {endpoint.run('"x"')["model"] for _ in range(20)} == {"first"}
+
+    primary, _ = endpoint.get_keys()
+    _, _, body = http(endpoint.versions["two"].scoring_uri, b'"x"', primary)
+    assert json.loads(body)["model"] == "second", "a version has its own address"
+
+    endpoint.update_version("two", traffic_percentile=50)
+    endpoint.wait_for_deployment()
+    endpoint.update_version("one", traffic_percentile=50)
+    endpoint.wait_for_deployment()
+    seen = [json.loads(http(endpoint.scoring_uri, b'"x"', primary)[2])["model"] for _ in range(200)]
+    assert 60 <= seen.count("first") <= 140
+
+    with pytest.raises(WebserviceException, match="default"):
+        endpoint.delete_version("one")
+    endpoint.update_version("one", traffic_percentile=0)
+    endpoint.wait_for_deployment()
+    endpoint.update_version("two", traffic_percentile=100, is_default=True)
+    endpoint.wait_for_deployment()
+    with Load(endpoint.scoring_uri, primary) as load:
+        endpoint.delete_version("one")
+        endpoint.wait_for_deployment()
+    assert load.lost() == []
+    assert set(endpoint.versions) == {"two"}
+    endpoint.update(description="now two", tags={"a": "b"})
+    endpoint.wait_for_deployment()
+    assert AksEndpoint(ws, "many").tags == {"a": "b"}
+    endpoint.delete()
+    assert "many" not in ws.webservices
+
+
+# What goes wrong, and what is said about it.
+
+
+def fails(service, *words):
+    with pytest.raises(WebserviceException) as e:
+        service.wait_for_deployment()
+    for word in words:
+        assert word in str(e.value), f"{word!r} is not in: {e.value}"
+
+
+@proves("a score.py that cannot be imported: its traceback, and the old version goes on", "D1")
+def test_import_failure(ws, echo, sources):
+    primary, _ = echo.get_keys()
+    with Load(echo.scoring_uri, primary) as load:
+        echo.update(models=[Model(ws, "echo")], inference_config=sources.inference("import nothing_of_that_name\n"))
+        fails(echo, "CrashLoopBackOff", "No module named 'nothing_of_that_name'", "goes on serving")
+    assert load.lost() == []
+    assert echo.state == "Healthy" and http(echo.scoring_uri, key=primary)[0] == 200
+
+
+@proves("an init() that hangs: the deployment fails after the probe's delay", "D1")
+def test_init_hangs(ws, compute, sources):
+    model = sources.model("echo.txt", b"x")
+    service = deploy(ws, "hangs", [model], sources.inference("""
+        import threading
+
+        def init():
+            threading.Event().wait()
+
+        def run(body):
+            return 1
+    """), small(initial_delay_seconds=4, period_seconds=1, failure_threshold=1), wait=False)
+    fails(service, "init()")
+    assert service.state == "Failed"
+    service.delete()
+
+
+@proves("a run() that raises, hangs, or returns what is not JSON", "D1")
+def test_run_fails(ws, compute, sources):
+    model = sources.model("echo.txt", b"x")
+    service = deploy(ws, "wrong", [model], sources.inference("""
+        import json, os, threading
+
+        def init():
+            pass
+
+        def run(body):
+            what = json.loads(body)
+            if what == "raise":
+                raise ValueError("on purpose")
+            if what == "hang":
+                threading.Event().wait()
+            if what == "object":
+                return object()
+            if what == "exit":
+                os._exit(1)
+            return what
+    """), small(scoring_timeout_ms=2000))
+    primary, _ = service.get_keys()
+
+    def ask(what):
+        return http(service.scoring_uri, json.dumps(what).encode(), primary)
+
+    assert ask("well")[0] == 200
+    for what in ("raise", "object"):
+        status, headers, _ = ask(what)
+        assert status in (500, 502) and headers["x-ms-run-function-failed"] == "True", what
+    assert "on purpose" in service.get_logs()
+    status, headers, _ = ask("hang")
+    assert status == 504 and headers["x-ms-run-function-failed"] == "False"
+    until(lambda: ask("well")[0] == 200, "it answers again after a request that hung")
+    status, headers, _ = ask("exit")
+    assert status in (500, 502, 503) and headers["x-ms-run-function-failed"] == "False", "the connection was closed half-way"
+    until(lambda: ask("well")[0] == 200, "it answers again after the worker died")
+    service.delete()
+
+
+@proves("a model that uses too much memory: OOMKilled is said", "D1")
+def test_out_of_memory(ws, compute, sources):
+    model = sources.model("echo.txt", b"x")
+    service = deploy(ws, "hungry", [model], sources.inference("""
+        def init():
+            global kept
+            kept = [b"x" * (1 << 20) for _ in range(2000)]
+
+        def run(body):
+            return 1
+    """), wait=False)
+    fails(service, "memory", "memory_gb")
+    service.delete()
+
+
+@proves("an environment whose packages do not exist or conflict: said by name, in seconds", "D4")
+def test_packages(ws, compute, sources):
+    model = sources.model("echo.txt", b"x")
+    service = deploy(ws, "packages", [model], sources.inference(ECHO, packages=[SERVER, "no-such-package-of-berth"]), wait=False)
+    fails(service, "no-such-package-of-berth", "does not exist")
+    service.delete()
+    service = deploy(ws, "packages", [model], sources.inference(ECHO, packages=[SERVER, "requests==2.32.3", "urllib3==1.20"]), wait=False)
+    fails(service, "urllib3")
+    service.delete()
+
+
+@proves("more than fits: Unschedulable, with what is free", "D1")
+def test_unschedulable(ws, compute, sources):
+    model = sources.model("echo.txt", b"x")
+    service = deploy(ws, "large", [model], sources.inference(ECHO), small(cpu_cores=64, memory_gb=1), wait=False)
+    fails(service, "Free are:", "CPU cores")
+    assert service.state == "Unschedulable"
+    service.delete()
+
+
+@proves("a body over the limit, a slow client, a client that goes away", "D1")
+def test_clients(echo):
+    primary, _ = echo.get_keys()
+    host, _, port = echo.scoring_uri.split("/")[2].partition(":")
+    path = "/api/v1/service/echo/score"
+    with socket.create_connection((host, int(port)), timeout=30) as s:
+        s.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {primary}\r\nContent-Length: {200 << 20}\r\n\r\n".encode())
+        assert b" 413 " in s.recv(4096).split(b"\r\n")[0]
+    for _ in range(3):  # clients that ask and do not wait for the answer
+        with socket.create_connection((host, int(port)), timeout=30) as s:
+            s.sendall(f'POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {primary}\r\nContent-Length: 3\r\n\r\n"x"'.encode())
+    slow = socket.create_connection((host, int(port)), timeout=30)
+    slow.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {primary}\r\nContent-Length: 3\r\n\r\n".encode())
+    assert all(http(echo.scoring_uri, key=primary)[0] == 200 for _ in range(5)), "a slow client takes no replica"
+    slow.sendall(b'"x"')
+    assert b" 200 " in slow.recv(4096).split(b"\r\n")[0]
+    slow.close()
+
+
+# What breaks, and mends itself.
+
+
+@proves("a model pod killed: no request lost with another replica, and it comes back", "D1")
+def test_pod_killed(echo, kubectl):
+    echo.update(num_replicas=2)
+    echo.wait_for_deployment()
+    primary, _ = echo.get_keys()
+    with Load(echo.scoring_uri, primary) as load:
+        name = kubectl("get", "pods", "-l", "berth.dev/service=echo", "-o", "name").split()[0]
+        kubectl("delete", name)
+        until(lambda: json.loads(kubectl("get", "deployment", "echo", "-o", "json"))["status"].get("availableReplicas") == 2, "there are two again")
+    assert load.lost() == []
+
+
+@proves("the front end killed: it comes back by itself", "D1")
+def test_front_end_killed(echo, kubectl):
+    primary, _ = echo.get_keys()
+    kubectl("delete", "pods", "-l", "app=azureml-fe", "--grace-period=0", "--force", "--wait=false")
+
+    def serves():
+        with contextlib.suppress(OSError):
+            return http(echo.scoring_uri, key=primary, timeout=5)[0] == 200
+
+    until(serves, "it serves again")
+
+
+@proves("the control plane killed: services go on, and it converges when it is back", "D1")
+def test_control_plane_down(serving_berth, ws, echo, kubectl):
+    primary, _ = echo.get_keys()
+    serving_berth.kill()
+    try:
+        assert all(http(echo.scoring_uri, key=primary)[0] == 200 for _ in range(20))
+        name = kubectl("get", "pods", "-l", "berth.dev/service=echo", "-o", "name").split()[0]
+        kubectl("delete", name)
+        until(lambda: http(echo.scoring_uri, key=primary)[0] == 200, "it serves while Berth is down")
+    finally:
+        serving_berth.start()
+    assert Webservice(ws, "echo").state == "Healthy"
+    assert echo.run('"x"')["got"] == "x"
+
+
+@proves("the control plane killed during a deployment: it goes on with it", "D1")
+def test_killed_while_deploying(serving_berth, ws, echo, sources):
+    model = sources.model("echo.txt", b"after the crash")
+    service = deploy(ws, "resumed", [model], sources.inference(ECHO, packages=[SERVER, "six"]), wait=False)
+    serving_berth.kill()
+    serving_berth.start()
+    service.wait_for_deployment()
+    assert service.run('"x"')["model"] == "after the crash"
+    service.delete()
+
+
+@proves("AksWebservice.delete leaves nothing in the cluster", "D1")
+def test_delete(ws, echo, kubectl):
+    echo.delete()
+    assert "echo" not in ws.webservices
+    assert kubectl("get", "deployments,services,secrets,pods", "-l", "berth.dev/service=echo", "-o", "name").strip() == ""
+    assert http(echo.scoring_uri, key="x")[0] == 404
+    with pytest.raises(WebserviceException, match="(?i)not found"):
+        Webservice(ws, "echo")
