@@ -251,7 +251,7 @@ func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provid
 	access := &authorization.Service{Store: st, Now: cfg.Now}
 	base := &resources.Service{Tenant: in.Tenant, Registry: func() *resource.Registry { return m.Registry }}
 	var types []*resource.Type
-	for _, p := range []interface{ Types() []*resource.Type }{base, access, clusters, ml, &dependencies.Service{Tenant: in.Tenant}, nouns.models, nouns.services} {
+	for _, p := range []interface{ Types() []*resource.Type }{base, access, clusters, ml, &dependencies.Service{Tenant: in.Tenant}, nouns.models, nouns.environments, nouns.services} {
 		types = append(types, p.Types()...)
 	}
 	var err error

@@ -24,6 +24,7 @@ import (
 	"github.com/berthdev/berth/internal/blob"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/environment"
 	"github.com/berthdev/berth/internal/dataplane/model"
 	"github.com/berthdev/berth/internal/dataplane/service"
 	"github.com/berthdev/berth/internal/image"
@@ -176,14 +177,16 @@ func (w *workloads) frontEnds() func(context.Context) (attachment.FrontEnd, erro
 
 // nouns are the data plane's parts, which need each other.
 type nouns struct {
-	artifacts *artifact.Service
-	models    *model.Service
-	services  *service.Service
+	artifacts    *artifact.Service
+	models       *model.Service
+	environments *environment.Service
+	services     *service.Service
 }
 
 func newNouns(cfg Config, m *resource.Manager, w *workloads, ml *machinelearning.Service) *nouns {
 	n := &nouns{artifacts: &artifact.Service{Blobs: w.blobs}}
 	n.models = &model.Service{Manager: m, Artifacts: n.artifacts}
+	n.environments = &environment.Service{Manager: m, Artifacts: n.artifacts, Images: w.builder, Logger: cfg.Logger}
 	n.services = &service.Service{
 		Manager: m, Models: n.models, Artifacts: n.artifacts, Images: w.builder, Registry: w.images, Logger: cfg.Logger, ScheduleWait: cfg.ScheduleWait,
 		Place: func(ctx context.Context, compute armid.ID) (service.Place, error) {
@@ -199,6 +202,7 @@ func newNouns(cfg Config, m *resource.Manager, w *workloads, ml *machinelearning
 func (n *nouns) register(srv *dataplane.Server) {
 	n.artifacts.Register(srv)
 	n.models.Register(srv)
+	n.environments.Register(srv)
 	n.services.Register(srv)
 }
 

@@ -1,6 +1,9 @@
 package blob
 
 import (
+	"bytes"
+	"crypto/md5" //nolint:gosec // the protocol's checksum
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/xml"
 	"errors"
@@ -9,17 +12,21 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/google/uuid"
-	"gocloud.dev/gcerrors"
 )
 
 // Limits of Azure's for the API versions that clients use.
 const (
-	maxBlock  = 4000 << 20 // bytes
-	maxBlocks = 50000
+	maxBlob      = 5000 << 20 // bytes, in one request
+	maxBlock     = 4000 << 20 // bytes
+	maxBlocks    = 50000
+	maxBlockList = 8 << 20 // bytes of its XML
+	maxPath      = 1024    // characters
+	maxHashed    = 4 << 20 // bytes of a range that is answered with its checksum
 )
 
 // failure is an error as the protocol has them.
@@ -52,8 +59,12 @@ func (s *Store) Handler(log *slog.Logger) http.Handler {
 			log.Error("serving a blob failed", "request_id", id, "method", r.Method, "path", r.URL.Path, "error", err)
 			f = &failure{500, "InternalError", "Berth met an error that is not your request's fault. Try again; its log has the request ID."}
 		}
-		h.Set("Content-Type", "application/xml")
 		h.Set("x-ms-error-code", f.code)
+		if f.status == http.StatusNotModified { // it has no body
+			w.WriteHeader(f.status)
+			return
+		}
+		h.Set("Content-Type", "application/xml")
 		w.WriteHeader(f.status)
 		if r.Method != http.MethodHead {
 			body, _ := xml.Marshal(struct { // strings always marshal
@@ -73,6 +84,9 @@ func named(r *http.Request) (Name, error) {
 	if container == "" {
 		return Name{}, &failure{400, "InvalidUri", "The URL names no container."}
 	}
+	if !plain(path) || len([]rune(path)) > maxPath {
+		return Name{}, &failure{400, "InvalidUri", fmt.Sprintf("The name of a blob has at most %d characters, and no part of it is . or ..", maxPath)}
+	}
 	return Name{account, container, path}, nil
 }
 
@@ -82,6 +96,7 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	q := r.URL.Query()
+	n = s.meant(n, q)
 	comp := q.Get("comp")
 	if n.Path == "" {
 		if r.Method == http.MethodGet && comp == "list" && q.Get("restype") == "container" {
@@ -104,13 +119,16 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request) error {
 		if err := s.allowed(n, q, "d"); err != nil {
 			return err
 		}
+		if err := s.conditions(r, n); err != nil {
+			return err
+		}
 		if err := s.Delete(r.Context(), n); err != nil {
 			return missing(err)
 		}
 		w.WriteHeader(http.StatusAccepted)
 		return nil
 	}
-	return &failure{400, "UnsupportedOperation", "Berth does not have the operation " + r.Method + " comp=" + comp + " of blobs."}
+	return &failure{400, "UnsupportedOperation", "Berth does not have the operation " + r.Method + " comp=" + comp + " of blobs. It has Put Blob, Put Block, Put Block List, Get Block List, Get Blob, Get Blob Properties and Delete Blob."}
 }
 
 func missing(err error) error {
@@ -120,16 +138,26 @@ func missing(err error) error {
 	return err
 }
 
-func checksum(r *http.Request) ([]byte, error) {
-	text := r.Header.Get("Content-MD5")
-	if text == "" {
-		return nil, nil
+// checksum reads what the client says of its content. Azure's client within azureml-core sends
+// Content-SHA256, where others send Content-MD5.
+func checksum(r *http.Request) (Checksum, error) {
+	read := func(name, code string, size int) ([]byte, error) {
+		text := r.Header.Get(name)
+		if text == "" {
+			return nil, nil
+		}
+		sum, err := base64.StdEncoding.DecodeString(text)
+		if err != nil || len(sum) != size {
+			return nil, &failure{400, code, fmt.Sprintf("The header %s is not %d bytes in base64.", name, size)}
+		}
+		return sum, nil
 	}
-	sum, err := base64.StdEncoding.DecodeString(text)
-	if err != nil || len(sum) != 16 {
-		return nil, &failure{400, "InvalidMd5", "The header Content-MD5 is not 16 bytes in base64."}
+	md5sum, err := read("Content-MD5", "InvalidMd5", 16)
+	if err != nil {
+		return Checksum{}, err
 	}
-	return sum, nil
+	sha, err := read("Content-SHA256", "InvalidHeaderValue", 32)
+	return Checksum{MD5: md5sum, SHA256: sha}, err
 }
 
 // stored turns the errors of storing content into the protocol's.
@@ -140,8 +168,12 @@ func stored(r *http.Request, err error) error {
 		return nil
 	case errors.As(err, &big):
 		return &failure{413, "RequestBodyTooLarge", fmt.Sprintf("The body is larger than the limit of %d bytes. Send the blob in blocks.", big.Limit)}
-	case gcerrors.Code(err) == gcerrors.FailedPrecondition || strings.Contains(err.Error(), "MD5"):
-		return &failure{400, "Md5Mismatch", "The content does not have the checksum in Content-MD5: it was changed on its way. Send it again."}
+	case errors.Is(err, ErrChecksum):
+		return &failure{400, "Md5Mismatch", "The content does not have the checksum in Content-MD5 or Content-SHA256: it was changed on its way. Send it again."}
+	case errors.Is(err, ErrExists):
+		return exists
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return &failure{400, "InvalidResourceName", "A part of the blob's name, between slashes, is longer than this storage can keep. Shorten it to 200 bytes."}
 	case errors.Is(err, io.ErrUnexpectedEOF) || r.Context().Err() != nil:
 		return &failure{400, "IncompleteBody", "The body ended early. Send it again."}
 	}
@@ -158,34 +190,44 @@ func (s *Store) putBlob(w http.ResponseWriter, r *http.Request, n Name, q url.Va
 	if r.Header.Get("x-ms-copy-source") != "" {
 		return &failure{400, "UnsupportedOperation", "Berth does not copy blobs from URLs."}
 	}
-	if r.Header.Get("If-None-Match") == "*" {
-		if _, err := s.Stat(r.Context(), n); err == nil {
-			return &failure{409, "BlobAlreadyExists", "The specified blob already exists."}
-		}
-	}
-	sum, err := checksum(r)
+	u, err := s.upload(r, n, q)
 	if err != nil {
 		return err
 	}
-	err = s.Write(r.Context(), n, contentType(r), sum, http.MaxBytesReader(w, r.Body, 5000<<20))
-	if err != nil {
+	if u.Type == "" {
+		u.Type = r.Header.Get("Content-Type")
+	}
+	if u.Checksum, err = checksum(r); err != nil {
+		return err
+	}
+	if err := s.Write(r.Context(), n, u, http.MaxBytesReader(w, r.Body, maxBlob)); err != nil {
 		return stored(r, err)
 	}
-	return s.created(w, r, n)
+	return s.created(w, r, n, nil)
 }
 
-func contentType(r *http.Request) string {
-	if t := r.Header.Get("x-ms-blob-content-type"); t != "" {
-		return t
+const metadataHeader = "X-Ms-Meta-"
+
+// upload reads what a request says of the blob that it makes, and checks its conditions.
+func (s *Store) upload(r *http.Request, n Name, q url.Values) (Upload, error) {
+	u := Upload{Type: r.Header.Get("x-ms-blob-content-type"), Metadata: map[string]string{}}
+	u.New = r.Header.Get("If-None-Match") == "*" || !strings.Contains(q.Get("sp"), "w") // c alone replaces nothing
+	for k := range r.Header {
+		if name, ok := strings.CutPrefix(k, metadataHeader); ok && name != "" {
+			u.Metadata[strings.ToLower(name)] = r.Header.Get(k)
+		}
 	}
-	return r.Header.Get("Content-Type")
+	return u, s.conditions(r, n)
 }
 
-// created answers with what the blob is now.
-func (s *Store) created(w http.ResponseWriter, r *http.Request, n Name) error {
+// created answers with what the blob is now. sum is the request's checksum, where that is not the blob's.
+func (s *Store) created(w http.ResponseWriter, r *http.Request, n Name, sum []byte) error {
 	i, err := s.Stat(r.Context(), n)
 	if err != nil {
-		return err
+		return missing(err) // somebody deleted it meanwhile
+	}
+	if sum != nil {
+		i.MD5 = sum
 	}
 	i.headers(w.Header())
 	w.Header().Set("x-ms-request-server-encrypted", "false")
@@ -215,16 +257,17 @@ func (s *Store) putBlock(w http.ResponseWriter, r *http.Request, n Name, q url.V
 
 // blockList is the body of Put Block List: block IDs, each in an element that says where to look.
 type blockList struct {
-	Blocks []struct {
+	XMLName xml.Name `xml:"BlockList"`
+	Blocks  []struct {
 		XMLName xml.Name
 		ID      string `xml:",chardata"`
 	} `xml:",any"`
 }
 
-func parseBlockList(body io.Reader) ([]string, error) {
+func parseBlockList(body []byte) ([]string, error) {
 	var list blockList
-	if err := xml.NewDecoder(body).Decode(&list); err != nil {
-		return nil, &failure{400, "InvalidXmlDocument", "The body is not a BlockList."}
+	if err := xml.Unmarshal(body, &list); err != nil {
+		return nil, &failure{400, "InvalidXmlDocument", "The body is not a BlockList: " + err.Error() + "."}
 	}
 	if len(list.Blocks) > maxBlocks {
 		return nil, &failure{400, "BlockCountExceedsLimit", fmt.Sprintf("A blob has at most %d blocks.", maxBlocks)}
@@ -245,38 +288,78 @@ func (s *Store) putBlockList(w http.ResponseWriter, r *http.Request, n Name, q u
 	if err := s.allowed(n, q, "wc"); err != nil {
 		return err
 	}
-	ids, err := parseBlockList(http.MaxBytesReader(w, r.Body, 8<<20))
+	u, err := s.upload(r, n, q)
 	if err != nil {
 		return err
 	}
-	err = s.Commit(r.Context(), n, ids, r.Header.Get("x-ms-blob-content-type"))
+	sum, err := checksum(r)
+	if err != nil {
+		return err
+	}
+	body, err := io.ReadAll(&checked{r: http.MaxBytesReader(w, r.Body, maxBlockList), sum: sha256.New(), want: sum.SHA256})
+	have := md5.Sum(body) //nolint:gosec // the protocol's checksum
+	if err == nil && sum.MD5 != nil && !bytes.Equal(have[:], sum.MD5) {
+		err = ErrChecksum
+	}
+	if err != nil {
+		return stored(r, err)
+	}
+	ids, err := parseBlockList(body)
+	if err != nil {
+		return err
+	}
+	err = s.Commit(r.Context(), n, ids, u)
 	if errors.Is(err, ErrNotFound) {
 		return &failure{400, "InvalidBlockList", "The specified block list is invalid: a block of it was never sent, or was committed already."}
 	}
 	if err != nil {
 		return stored(r, err)
 	}
-	return s.created(w, r, n)
+	return s.created(w, r, n, have[:])
 }
 
+// blockList answers with the blocks of a blob that are not committed. Of those that are, no boundaries are kept.
 func (s *Store) blockList(w http.ResponseWriter, r *http.Request, n Name, q url.Values) error {
 	if err := s.allowed(n, q, "r"); err != nil {
 		return err
 	}
-	ids, sizes, err := s.Blocks(r.Context(), n)
+	which := strings.ToLower(q.Get("blocklisttype"))
+	switch which {
+	case "", "committed", "uncommitted", "all":
+	default:
+		return &failure{400, "InvalidQueryParameterValue", "blocklisttype is not committed, uncommitted or all."}
+	}
+	staged, err := s.Blocks(r.Context(), n)
 	if err != nil {
 		return err
 	}
-	type block struct {
-		Name string
-		Size int64
+	if len(staged) == 0 {
+		if _, err := s.Stat(r.Context(), n); err != nil {
+			return missing(err)
+		}
+	}
+	type blocks struct {
+		Block []struct {
+			Name string
+			Size int64
+		}
 	}
 	var out struct {
 		XMLName     xml.Name `xml:"BlockList"`
-		Uncommitted []block  `xml:"UncommittedBlocks>Block"`
+		Committed   *blocks  `xml:"CommittedBlocks"`
+		Uncommitted *blocks  `xml:"UncommittedBlocks"`
 	}
-	for i := range ids {
-		out.Uncommitted = append(out.Uncommitted, block{ids[i], sizes[i]})
+	if which != "uncommitted" {
+		out.Committed = &blocks{}
+	}
+	if which == "uncommitted" || which == "all" {
+		out.Uncommitted = &blocks{}
+		for _, b := range staged {
+			out.Uncommitted.Block = append(out.Uncommitted.Block, struct {
+				Name string
+				Size int64
+			}{b.ID, b.Size})
+		}
 	}
 	return writeXML(w, out)
 }
@@ -306,135 +389,60 @@ func (i Info) etag() string {
 	return fmt.Sprintf(`"0x%X"`, i.Modified.UnixNano()^i.Size)
 }
 
-func (s *Store) get(w http.ResponseWriter, r *http.Request, n Name, q url.Values) error {
-	if err := s.allowed(n, q, "r"); err != nil && (r.Method != http.MethodHead || s.allowed(n, q, "wc") != nil) {
-		return err // who wrote a blob may ask whether it is there: azureml-core does after each upload
+// exists is the answer to who wants to make a blob that is there.
+var exists = &failure{409, "BlobAlreadyExists", "The specified blob already exists."}
+
+// conditions checks the conditional headers of a request that changes a blob.
+func (s *Store) conditions(r *http.Request, n Name) error {
+	conditional := false
+	for _, name := range []string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
+		conditional = conditional || r.Header.Get(name) != ""
+	}
+	if !conditional {
+		return nil
 	}
 	i, err := s.Stat(r.Context(), n)
-	if err != nil {
-		return missing(err)
+	if errors.Is(err, ErrNotFound) {
+		if r.Header.Get("If-Match") != "" {
+			return &failure{412, "ConditionNotMet", "If-Match was given, and the blob does not exist."}
+		}
+		return nil
 	}
-	h := w.Header()
-	i.headers(h)
-	h.Set("Content-Type", i.Type)
-	h.Set("Accept-Ranges", "bytes")
-	h.Set("x-ms-blob-type", "BlockBlob")
-	h.Set("x-ms-creation-time", i.Modified.UTC().Format(http.TimeFormat))
-	h.Set("x-ms-lease-state", "available")
-	h.Set("x-ms-lease-status", "unlocked")
-	h.Set("x-ms-server-encrypted", "false")
-	if m := r.Header.Get("If-Match"); m != "" && m != "*" && m != i.etag() {
+	if err != nil {
+		return err
+	}
+	if r.Header.Get("If-None-Match") == "*" {
+		return exists
+	}
+	return i.conditions(r.Header, &failure{412, "ConditionNotMet", "The blob is what If-None-Match or If-Modified-Since excludes."})
+}
+
+// conditions checks conditional headers against a blob that is there. unchanged is the answer when the
+// client has the blob already.
+func (i Info) conditions(h http.Header, unchanged error) error {
+	same := func(tags string) bool {
+		for tag := range strings.SplitSeq(tags, ",") {
+			if tag = strings.TrimSpace(tag); tag == "*" || strings.Trim(tag, `"`) == strings.Trim(i.etag(), `"`) {
+				return true
+			}
+		}
+		return false
+	}
+	modified := i.Modified.Truncate(time.Second) // as headers have it
+	if m := h.Get("If-Match"); m != "" && !same(m) {
 		return &failure{412, "ConditionNotMet", "The blob changed: its ETag is not the one in If-Match."}
 	}
-	if m := r.Header.Get("If-None-Match"); m == i.etag() {
-		w.WriteHeader(http.StatusNotModified)
+	if t, err := http.ParseTime(h.Get("If-Unmodified-Since")); err == nil && modified.After(t) {
+		return &failure{412, "ConditionNotMet", "The blob changed after the time in If-Unmodified-Since."}
+	}
+	if m := h.Get("If-None-Match"); m != "" {
+		if same(m) {
+			return unchanged
+		}
 		return nil
 	}
-	wanted := r.Header.Get("x-ms-range")
-	if wanted == "" {
-		wanted = r.Header.Get("Range")
+	if t, err := http.ParseTime(h.Get("If-Modified-Since")); err == nil && !modified.After(t) {
+		return unchanged
 	}
-	offset, length, status := int64(0), i.Size, http.StatusOK
-	if wanted != "" {
-		if offset, length, err = parseRange(wanted, i.Size); err != nil {
-			h.Set("Content-Range", fmt.Sprintf("bytes */%d", i.Size))
-			return err
-		}
-		status = http.StatusPartialContent
-		h.Del("Content-MD5") // it is the whole blob's
-		if len(i.MD5) > 0 {
-			h.Set("x-ms-blob-content-md5", base64.StdEncoding.EncodeToString(i.MD5))
-		}
-		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", offset, offset+length-1, i.Size))
-	}
-	h.Set("Content-Length", strconv.FormatInt(length, 10))
-	if r.Method == http.MethodHead {
-		w.WriteHeader(status)
-		return nil
-	}
-	content, err := s.Read(r.Context(), n, offset, length)
-	if err != nil {
-		return missing(err)
-	}
-	defer func() { _ = content.Close() }() // it was only read
-	w.WriteHeader(status)
-	_, _ = io.Copy(w, content) // the length tells the client that something is missing
 	return nil
-}
-
-// parseRange reads bytes=a-b, bytes=a- and bytes=-n.
-func parseRange(text string, size int64) (offset, length int64, err error) {
-	bad := &failure{416, "InvalidRange", "The range is not within the blob's content."}
-	spec, ok := strings.CutPrefix(strings.TrimSpace(text), "bytes=")
-	first, last, dash := strings.Cut(spec, "-")
-	if !ok || !dash {
-		return 0, 0, bad
-	}
-	if first == "" {
-		n, err := strconv.ParseInt(last, 10, 64)
-		if err != nil || n <= 0 || size == 0 {
-			return 0, 0, bad
-		}
-		n = min(n, size)
-		return size - n, n, nil
-	}
-	offset, err = strconv.ParseInt(first, 10, 64)
-	if err != nil || offset < 0 || offset >= size {
-		return 0, 0, bad
-	}
-	end := size - 1
-	if last != "" {
-		if end, err = strconv.ParseInt(last, 10, 64); err != nil || end < offset {
-			return 0, 0, bad
-		}
-		end = min(end, size-1)
-	}
-	return offset, end - offset + 1, nil
-}
-
-// stop ends a listing that is full.
-var errFull = errors.New("the page is full")
-
-func (s *Store) list(w http.ResponseWriter, r *http.Request, n Name, q url.Values) error {
-	if err := s.allowed(n, q, "l"); err != nil {
-		return err
-	}
-	most := 5000
-	if text := q.Get("maxresults"); text != "" {
-		v, err := strconv.Atoi(text)
-		if err != nil || v < 1 {
-			return &failure{400, "InvalidQueryParameterValue", "maxresults is not a number from 1 on."}
-		}
-		most = min(most, v)
-	}
-	type item struct {
-		Name     string
-		Modified string `xml:"Properties>Last-Modified"`
-		ETag     string `xml:"Properties>Etag"`
-		Size     int64  `xml:"Properties>Content-Length"`
-		Type     string `xml:"Properties>BlobType"`
-	}
-	var out struct {
-		XMLName    xml.Name `xml:"EnumerationResults"`
-		Prefix     string
-		Blobs      []item `xml:"Blobs>Blob"`
-		NextMarker string
-	}
-	out.Prefix = q.Get("prefix")
-	marker := q.Get("marker")
-	err := s.List(r.Context(), n.Account, n.Container, out.Prefix, func(i Info) error {
-		if i.Name.Path < marker {
-			return nil
-		}
-		if len(out.Blobs) == most {
-			out.NextMarker = i.Name.Path
-			return errFull
-		}
-		out.Blobs = append(out.Blobs, item{i.Name.Path, i.Modified.UTC().Format(http.TimeFormat), i.etag(), i.Size, "BlockBlob"})
-		return nil
-	})
-	if err != nil && !errors.Is(err, errFull) {
-		return err
-	}
-	return writeXML(w, out)
 }

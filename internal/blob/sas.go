@@ -43,12 +43,31 @@ func (s *Store) signature(n Name, q url.Values) string {
 	return base64.StdEncoding.EncodeToString(sum.Sum(nil))
 }
 
+// signed reports whether a request's query is signed for a blob.
+func (s *Store) signed(n Name, q url.Values) bool {
+	return hmac.Equal([]byte(s.signature(n, q)), []byte(q.Get("sig")))
+}
+
+// meant is the blob that a request is about. azureml-core escapes the path of a URL again that is escaped already,
+// so that a name with a space arrives with %20 in it; the signature tells which name is meant.
+func (s *Store) meant(n Name, q url.Values) Name {
+	if !strings.Contains(n.Path, "%") || s.signed(n, q) {
+		return n
+	}
+	once := n
+	var err error
+	if once.Path, err = url.PathUnescape(n.Path); err != nil || !plain(once.Path) || !s.signed(once, q) {
+		return n
+	}
+	return once
+}
+
 // allowed checks that a request's query is signed, in time, and for one of the permissions.
 func (s *Store) allowed(n Name, q url.Values, permissions string) error {
 	if q.Get("sig") == "" {
 		return &failure{403, "AuthorizationFailure", "The request has no signature. Berth gives out signed URLs for its blobs; it does not take account keys."}
 	}
-	if !hmac.Equal([]byte(s.signature(n, q)), []byte(q.Get("sig"))) {
+	if !s.signed(n, q) {
 		return &failure{403, "AuthenticationFailed", "The signature does not match the URL. Ask for a new URL."}
 	}
 	now := s.now()

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"runtime/debug"
 	"strconv"
@@ -145,6 +146,8 @@ func (s *Server) answer(r *Request, action string, h Handler) (*Reply, error) {
 // workspacePath splits a path into the prefix, the workspace's ID and what is below it.
 var workspacePath = regexp.MustCompile(`(?i)^(/[a-z]+/v[0-9.]+)/*(/subscriptions/[^/]+/resourcegroups/[^/]+/providers/microsoft\.machinelearningservices/workspaces/[^/]+)(/.*)?$`)
 
+var slashes = regexp.MustCompile(`/{2,}`)
+
 func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	r := &Request{Request: hr, Manager: s.Manager, id: uuid.NewString(), w: w}
 	defer func() {
@@ -171,7 +174,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		return
 	}
 	below := hr.Clone(context.WithValue(hr.Context(), requestKey{}, r))
-	below.URL.RawPath = strings.ToLower(parts[1]) + parts[3]
+	// The mux would redirect to a path that is cleaned, and that is not the client's: it has no workspace.
+	rest := slashes.ReplaceAllString(parts[3], "/")
+	if clean := path.Clean("/" + rest); clean != "/" && clean != strings.TrimSuffix(rest, "/") {
+		s.refuse(r, armerr.New(armerr.CodeBadRequest, "The request's path has a part that is . or ..; leave it out."))
+		return
+	}
+	below.URL.RawPath = strings.ToLower(parts[1]) + rest
 	if below.URL.Path, err = url.PathUnescape(below.URL.RawPath); err != nil {
 		s.refuse(r, armerr.New(armerr.CodeBadRequest, "The request's path is malformed: %s.", err))
 		return

@@ -60,6 +60,20 @@ func (s *Service) Open(ctx context.Context, workspace *store.Resource, id ID) (i
 	return s.Blobs.Read(ctx, s.name(workspace, id), 0, -1)
 }
 
+// WriteLog keeps a log of Berth's own, beside the artifacts of clients. LogURL is where anybody who has it reads it.
+func (s *Service) WriteLog(ctx context.Context, workspace *store.Resource, path, text string) error {
+	return s.Blobs.Write(ctx, log(workspace, path), blob.Upload{Type: "text/plain; charset=utf-8"}, strings.NewReader(text))
+}
+
+// LogURL is a signed URL of a log.
+func (s *Service) LogURL(workspace *store.Resource, path string) string {
+	return s.Blobs.URL(log(workspace, path), "r", lifetime)
+}
+
+func log(workspace *store.Resource, path string) blob.Name {
+	return blob.Name{Account: Account(workspace), Container: "logs", Path: path}
+}
+
 // Info is one artifact of a list.
 type Info struct {
 	ID   ID
@@ -106,11 +120,15 @@ func (s *Service) info(r *dataplane.Request, id ID, permissions string) map[stri
 }
 
 func idOf(r *dataplane.Request, file string) (ID, error) {
-	clean := path.Clean("/" + file)
-	if clean == "/" || clean != "/"+strings.TrimSuffix(file, "/") {
+	id := string(containerOf(r)) + "/" + file
+	if file == "" || path.Clean("/"+id) != "/"+id {
 		return "", armerr.Field("path", "%q is no path of an artifact: it is relative, with single slashes and without . or ..", file)
 	}
-	return ID(r.PathValue("origin") + "/" + r.PathValue("container") + clean), nil
+	return ID(id), nil
+}
+
+func containerOf(r *dataplane.Request) ID {
+	return ID(r.PathValue("origin") + "/" + r.PathValue("container"))
 }
 
 // create gives out the URLs to which the client then sends the content.
@@ -195,16 +213,18 @@ func (s *Service) content(r *dataplane.Request) (*dataplane.Reply, error) {
 }
 
 func (s *Service) prefix(r *dataplane.Request) (*dataplane.Reply, error) {
-	id, err := idOf(r, r.PathValue("path"))
-	if err != nil {
-		return nil, err
+	id := containerOf(r)
+	if below := strings.Trim(r.PathValue("path"), "/"); below != "" { // azureml-core ends it with up to two slashes
+		var err error
+		if id, err = idOf(r, below); err != nil {
+			return nil, err
+		}
 	}
 	return s.page(r, id, func(i Info) map[string]any { return s.info(r, i.ID, "r") })
 }
 
 func (s *Service) list(r *dataplane.Request) (*dataplane.Reply, error) {
-	id := ID(r.PathValue("origin") + "/" + r.PathValue("container"))
-	return s.page(r, id, func(i Info) map[string]any { return wire(i.ID) })
+	return s.page(r, containerOf(r), func(i Info) map[string]any { return wire(i.ID) })
 }
 
 // page answers with a page of a list. The token is the ID that the next page begins with.

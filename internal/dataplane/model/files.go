@@ -1,10 +1,7 @@
 package model
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -79,68 +76,4 @@ func (s *Service) Files(ctx context.Context, c *Content) ([]image.File, error) {
 		return Unpack(ctx, out[0])
 	}
 	return out, nil
-}
-
-// Unpack lists the files in a tar file, compressed or not. Each is read from the archive when
-// it is opened, so nothing is kept.
-func Unpack(ctx context.Context, archive image.File) ([]image.File, error) {
-	var out []image.File
-	err := walk(ctx, archive, func(h *tar.Header, _ io.Reader) (bool, error) {
-		name := path.Clean("/" + h.Name)[1:]
-		if h.Typeflag != tar.TypeReg || name == "" {
-			return false, nil
-		}
-		entry := h.Name
-		out = append(out, image.File{Path: name, Size: h.Size, Mode: h.Mode&0o777 | 0o444, Open: func(ctx context.Context) (io.ReadCloser, error) {
-			r, w := io.Pipe()
-			go func() {
-				found := false
-				err := walk(ctx, archive, func(h *tar.Header, content io.Reader) (bool, error) {
-					if h.Name != entry || h.Typeflag != tar.TypeReg {
-						return false, nil
-					}
-					found = true
-					_, err := io.Copy(w, content)
-					return true, err
-				})
-				if err == nil && !found {
-					err = fmt.Errorf("%s is no longer in the archive", entry)
-				}
-				_ = w.CloseWithError(err) // never fails
-			}()
-			return r, nil
-		}})
-		return false, nil
-	})
-	return out, err
-}
-
-// walk calls fn for each entry until it says that it has enough.
-func walk(ctx context.Context, archive image.File, fn func(*tar.Header, io.Reader) (enough bool, err error)) (err error) {
-	src, err := archive.Open(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, src.Close()) }()
-	var content io.Reader = src
-	if name := strings.ToLower(archive.Path); strings.HasSuffix(name, "gz") {
-		z, err := gzip.NewReader(src)
-		if err != nil {
-			return fmt.Errorf("unpacking %s: %w", archive.Path, err)
-		}
-		content = z
-	}
-	t := tar.NewReader(content)
-	for {
-		h, err := t.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("unpacking %s: %w", archive.Path, err)
-		}
-		if enough, err := fn(h, t); enough || err != nil {
-			return err
-		}
-	}
 }

@@ -113,29 +113,17 @@ func rowID(workspace armid.ID, typ, name string) armid.ID {
 	return workspace.Child(typ[strings.LastIndexByte(typ, '/')+1:], name)
 }
 
-// put writes a row through the kernel and returns it.
-func (s *Service) put(r *dataplane.Request, typ, name string, doc map[string]any, before func(tx store.Tx) (string, error)) (*store.Resource, error) {
+// write writes a row through the kernel and returns it.
+func (s *Service) write(r *dataplane.Request, tx store.Tx, typ, name string, doc map[string]any) (*store.Resource, error) {
 	t, ok := s.Manager.Registry.Type(typ)
 	if !ok {
 		return nil, errors.New("the type " + typ + " is not declared")
 	}
-	var row *store.Resource
-	err := s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
-		final := name
-		if before != nil {
-			var err error
-			if final, err = before(tx); err != nil {
-				return err
-			}
-		}
-		written, err := s.Manager.Put(r.Context(), tx, resource.Write{ID: rowID(r.Workspace, typ, final), Type: t, Version: versions[0], Doc: doc, By: r.Stamp()})
-		if err != nil {
-			return moved(err)
-		}
-		row = written.Row
-		return nil
-	})
-	return row, err
+	written, err := s.Manager.Put(r.Context(), tx, resource.Write{ID: rowID(r.Workspace, typ, name), Type: t, Version: versions[0], Doc: doc, By: r.Stamp()})
+	if err != nil {
+		return nil, moved(err)
+	}
+	return written.Row, nil
 }
 
 // moved names fields as this API does, which has no properties around them.
@@ -152,8 +140,12 @@ func (s *Service) createAsset(r *dataplane.Request) (*dataplane.Reply, error) {
 	if err := r.Decode(&body); err != nil {
 		return nil, err
 	}
-	doc := document(body)
-	row, err := s.put(r, Assets, uuid.NewString(), doc, nil)
+	doc, name := document(body), uuid.NewString()
+	var row *store.Resource
+	err := s.Manager.Store.Update(r.Context(), func(tx store.Tx) (err error) {
+		row, err = s.write(r, tx, Assets, name, doc)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -260,13 +252,14 @@ func (s *Service) register(r *dataplane.Request) (*dataplane.Reply, error) {
 		return nil, armerr.Field("url", "a model refers to an asset, as aml://asset/{id}; %q does not. Upload the files and create an asset first (Model.register does).", url)
 	}
 	doc := document(body)
-	row, err := s.put(r, Models, "", doc, func(tx store.Tx) (string, error) {
+	var row *store.Resource
+	err := s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
 		if _, err := s.row(tx, r.Workspace, Assets, asset); err != nil {
-			return "", err
+			return err
 		}
 		rows, err := s.versions(tx, r.Workspace, name)
 		if err != nil {
-			return "", err
+			return err
 		}
 		next := 1
 		for _, row := range rows {
@@ -274,7 +267,8 @@ func (s *Service) register(r *dataplane.Request) (*dataplane.Reply, error) {
 			next = max(next, v+1)
 		}
 		body["version"] = json.Number(strconv.Itoa(next))
-		return name + ":" + strconv.Itoa(next), nil
+		row, err = s.write(r, tx, Models, name+":"+strconv.Itoa(next), doc)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -326,31 +320,37 @@ func Wire(row *store.Resource) (map[string]any, error) {
 	}, nil
 }
 
+// fixed are the fields that make a model the version that it is.
+var fixed = []string{"id", "name", "version", "url", "createdTime", "modifiedTime", "createdBy"}
+
 // patch changes what of a model may change: tags, properties, description, sample data.
 func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
-	var row *store.Resource
-	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
-		row, err = s.row(tx, r.Workspace, Models, r.PathValue("id"))
-		return err
-	})
+	patch, err := r.ReadPatch()
 	if err != nil {
 		return nil, err
 	}
-	before, err := Wire(row)
-	if err != nil {
-		return nil, err
-	}
-	after, paths, err := r.Patch(before)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range paths {
-		field := strings.SplitN(strings.TrimPrefix(p, "/"), "/", 2)[0]
-		if slices.Contains([]string{"id", "name", "version", "url", "createdTime", "modifiedTime", "createdBy"}, field) {
+	for _, p := range patch.Paths() {
+		if field := strings.Split(p, "/")[1]; slices.Contains(fixed, field) {
 			return nil, armerr.Field(field, "the field of a model cannot change. Register another version.")
 		}
 	}
-	row, err = s.put(r, Models, armid.MustParse(row.ID).Name(), document(after), nil)
+	var row *store.Resource
+	err = s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
+		have, err := s.row(tx, r.Workspace, Models, r.PathValue("id"))
+		if err != nil {
+			return err
+		}
+		before, err := Wire(have)
+		if err != nil {
+			return err
+		}
+		after, err := patch.Apply(before)
+		if err != nil {
+			return err
+		}
+		row, err = s.write(r, tx, Models, armid.MustParse(have.ID).Name(), document(after))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

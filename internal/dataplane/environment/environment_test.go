@@ -1,0 +1,347 @@
+package environment_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/berthdev/berth/internal/dataplane"
+	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/dataplanetest"
+	"github.com/berthdev/berth/internal/dataplane/environment"
+	"github.com/berthdev/berth/internal/image"
+)
+
+const (
+	v1 = dataplane.Environments
+	v2 = dataplane.EnvironmentsV2
+)
+
+// images makes images of nothing: each build waits for an answer of the test.
+type images struct {
+	answers chan error
+	mu      sync.Mutex
+	asked   []string // definitions
+}
+
+func (i *images) Environment(ctx context.Context, definition json.RawMessage, log func(string)) (image.Reference, error) {
+	i.mu.Lock()
+	i.asked = append(i.asked, string(definition))
+	i.mu.Unlock()
+	log("Resolving.")
+	select {
+	case err := <-i.answers:
+		return "registry.example/berth/environments@sha256:1", err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+type server struct {
+	*dataplanetest.Server
+	images *images
+}
+
+func start(t *testing.T) *server {
+	t.Helper()
+	out := &server{images: &images{answers: make(chan error)}}
+	out.Server = dataplanetest.Start(t, func(s *dataplanetest.Server) []dataplanetest.Noun {
+		return []dataplanetest.Noun{&environment.Service{
+			Manager: s.Manager, Artifacts: &artifact.Service{Blobs: s.Blobs}, Images: out.images, Logger: slog.New(slog.DiscardHandler),
+		}}
+	})
+	return out
+}
+
+// body is what azureml-core sends for an environment with a package.
+func body(name, pkg string) string {
+	return fmt.Sprintf(`{"Name":%q,"python":{"userManagedDependencies":false,"interpreterPath":"python","condaDependenciesFile":null,
+		"condaDependencies":{"name":"project_environment","dependencies":["python=3.11",{"pip":[%q]}],"channels":["conda-forge"]}},
+		"EnvironmentVariables":{"A":"1"},"Docker":{"enabled":false,"baseImage":"b","baseDockerfile":null,"arguments":[],"baseImageRegistry":{"address":null,"username":null,"password":null},"platform":{"os":"Linux"}},
+		"Spark":{"packages":[]},"InferencingStackVersion":null,"r":null}`, name, pkg)
+}
+
+// What Environment.register sends comes back from it and from Environment.get as it was.
+func TestRegisterAndGet(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	r := s.Want(200, "PUT", v1, "/environments/my.Env", body("my.Env", "numpy"))
+	var sent map[string]any
+	if err := json.Unmarshal([]byte(body("my.Env", "numpy")), &sent); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"name": "my.Env", "version": "1", "python": sent["python"], "docker": sent["Docker"], "spark": sent["Spark"], "environmentVariables": sent["EnvironmentVariables"],
+		"inferencingStackVersion": nil, "r": nil, "assetId": nil,
+	}
+	if diff := cmp.Diff(want, r.Body); diff != "" {
+		t.Errorf("registered (-want +got):\n%s", diff)
+	}
+	for _, path := range []string{"/environments/my.Env", "/environments/my.Env/versions/1", "/environments/MY.ENV", "/environments/my.Env/labels/latest"} {
+		if diff := cmp.Diff(want, s.Want(200, "GET", v1, path, "").Body); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	register := func(path, pkg string) any {
+		t.Helper()
+		s.Advance(time.Second)
+		return s.Want(200, "PUT", v1, "/environments/e"+path, body("e", pkg)).At("version")
+	}
+	for _, step := range []struct{ path, pkg, want string }{
+		{"", "one", "1"},
+		{"", "one", "1"}, // the same again is the same version
+		{"", "two", "2"},
+		{"", "one", "3"}, // the same as an earlier one is new again
+		{"/versions/mine", "mine", "mine"},
+		{"/versions/mine", "mine", "mine"},
+		{"", "mine", "mine"}, // it is the latest
+		{"", "four", "4"},
+		{"/versions/10", "ten", "10"},
+		{"", "eleven", "11"},
+		{"/versions/2", "two", "2"},
+	} {
+		if got := register(step.path, step.pkg); got != step.want {
+			t.Errorf("%s of %s is the version %v, want %s", step.path, step.pkg, got, step.want)
+		}
+	}
+	if got := s.Want(200, "GET", v1, "/environments/e", "").At("version"); got != "11" {
+		t.Errorf("the latest is %v", got)
+	}
+	s.Refused(409, "Conflict", "PUT", v1, "/environments/e/versions/2", body("e", "other"), "'2'", "another definition", "version to None")
+	if r := s.Want(200, "GET", v1, "/environments/e/versions/2", ""); !strings.Contains(r.Raw, `"two"`) {
+		t.Errorf("what was refused left %s", r.Raw)
+	}
+}
+
+// A newer azureml-core sends fields that an older one does not; without a value that is no other definition.
+func TestNullsAreNoDifference(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.Want(200, "PUT", v1, "/environments/e", `{"Name":"e","Docker":{"baseImage":"b","buildContext":null},"python":{"interpreterPath":"python"}}`)
+	if r := s.Want(200, "PUT", v1, "/environments/e", `{"name":"e","docker":{"baseImage":"b","new":null},"Python":{"interpreterPath":"python"},"r":null}`); r.At("version") != "1" {
+		t.Errorf("registered again: %s", r.Raw)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.Want(200, "PUT", v1, "/environments/e", body("e", "one"))
+	for path, body := range map[string]string{"/environments/a%2Fb": `{}`, "/environments/-a": `{}`, "/environments/" + strings.Repeat("a", 256): `{}`, "/environments/e/versions/a%3Ab": `{}`, "/environments/e": `{"Name":"other"}`} {
+		s.Refused(400, "InvalidParameter", "PUT", v1, path, body)
+	}
+	s.Refused(400, "InvalidParameter", "PUT", v1, "/environments/e", `{"EnvironmentVariables":{"A":1}}`, "environmentVariables", "number")
+	s.Refused(400, "InvalidParameter", "PUT", v1, "/environments/e", `{"Docker":"x"}`, "docker", "object")
+	s.Refused(400, "InvalidRequestContent", "PUT", v1, "/environments/e", `x`, "JSON")
+	s.Refused(404, "ResourceNotFound", "GET", v1, "/environments/none", "", "'none'", "Environment.list")
+	s.Refused(404, "ResourceNotFound", "GET", v1, "/environments/e/versions/9", "", "'e' with the version '9'")
+	s.Refused(404, "ResourceNotFound", "GET", v1, "/environments/e/labels/prod", "", "'e' with the label 'prod'")
+	s.Refused(404, "ResourceNotFound", "GET", v1, "/environments/none/labels/latest", "", "'none'")
+	s.Refused(404, "ResourceNotFound", "GET", v1, "/environments/AzureML-sklearn-1.0", "", "no curated environments")
+	s.Refused(404, "ResourceNotFound", "POST", v2, "/environments/e/versions/9/image", "{}")
+	s.Refused(404, "ResourceNotFound", "GET", v2, "/environments/e/versions/9/image", "")
+	s.Refused(404, "ResourceNotFound", "POST", v1, "/environments/none/recipe", "{}")
+	if r := s.Do("POST", v1, "/environments/e/versions/1/recipe", "{}"); r.Status < 400 || r.Status >= 500 || !strings.Contains(r.Raw, "Environment.build") {
+		t.Errorf("a recipe: %d %s", r.Status, r.Raw)
+	}
+	reader := s.As(dataplanetest.Reader)
+	reader.Want(200, "GET", v1, "/environments/e", "")
+	reader.Refused(403, "AuthorizationFailed", "PUT", v1, "/environments/e", `{}`, "workspaces/environments/write")
+	reader.Refused(403, "AuthorizationFailed", "POST", v2, "/environments/e/versions/1/image", `{}`)
+	s.As("").Refused(401, "AuthenticationFailed", "GET", v1, "/environments/", "")
+}
+
+// A label is on one version of an environment at a time, and asks for it.
+func TestLabels(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for _, pkg := range []string{"one", "two"} {
+		s.Want(200, "PUT", v1, "/environments/e", body("e", pkg))
+	}
+	s.Want(200, "PUT", v1, "/environments/other", body("other", "one"))
+	at := func(label string) any {
+		t.Helper()
+		return s.Want(200, "GET", v1, "/environments/e/labels/"+label, "").At("version")
+	}
+	s.Want(200, "PUT", v1, "/environments/other/versions/1/metadata", `{"Labels":["prod"]}`)
+	s.Want(200, "PUT", v1, "/environments/e/versions/1/metadata", `{"Labels":["prod","old","prod"]}`)
+	if got := at("prod"); got != "1" {
+		t.Errorf("prod is %v", got)
+	}
+	s.Want(200, "PUT", v1, "/environments/e/versions/2/metadata", `{"Labels":["prod"]}`)
+	if prod, old := at("prod"), at("old"); prod != "2" || old != "1" {
+		t.Errorf("prod is %v, old is %v", prod, old)
+	}
+	if got := s.Want(200, "GET", v1, "/environments/other/labels/prod", "").At("name"); got != "other" {
+		t.Errorf("the other environment's label is on %v", got)
+	}
+	s.Want(200, "PUT", v1, "/environments/e", body("e", "two")) // registering again keeps labels
+	if got := at("prod"); got != "2" {
+		t.Errorf("prod is %v", got)
+	}
+	s.Want(200, "PUT", v1, "/environments/e/versions/1/metadata", `{"Labels":[]}`)
+	s.Refused(404, "ResourceNotFound", "GET", v1, "/environments/e/labels/old", "")
+	s.Refused(404, "ResourceNotFound", "PUT", v1, "/environments/e/versions/9/metadata", `{"Labels":[]}`)
+	s.Refused(400, "InvalidParameter", "PUT", v1, "/environments/e/versions/1/metadata", `{"Labels":["a b"]}`, "a b")
+}
+
+// The list has the latest version of each, on as many pages as it takes.
+func TestList(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	const many = 103
+	var want []string
+	for i := range many {
+		name := fmt.Sprintf("E%03d", i)
+		want = append(want, name)
+		s.Want(200, "PUT", v1, "/environments/"+name, `{"python":{"a":1}}`)
+	}
+	s.Advance(time.Second)
+	s.Want(200, "PUT", v1, "/environments/E000", `{"python":{"a":2}}`)
+	var got []string
+	pages := 0
+	for token := "-"; token != "" && pages < 5; pages++ {
+		r := s.Want(200, "GET", v1, "/environments/?continuation="+strings.Trim(token, "-"), "")
+		if pages == 0 && r.Strings("version")[0] != "2" {
+			t.Errorf("the first is %v, want its latest version", r.Body["value"].([]any)[0])
+		}
+		got = append(got, r.Strings("name")...)
+		token, _ = r.At("continuationToken").(string)
+	}
+	if diff := cmp.Diff(want, got); diff != "" || pages != 2 {
+		t.Errorf("on %d pages (-want +got):\n%s", pages, diff)
+	}
+	if r := s.Want(200, "GET", v1, "/environments", ""); len(r.Strings("name")) != 100 {
+		t.Errorf("without the slash: %d", len(r.Strings("name")))
+	}
+}
+
+// until waits for a build's status, at an address below the workspace or an absolute one.
+func (s *server) until(location, status string) dataplanetest.Reply {
+	s.T.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		r := s.Want(200, "GET", v2, location, "")
+		if r.At("status") == status {
+			return r
+		}
+		if r.At("status") != "Running" || time.Now().After(deadline) {
+			s.T.Fatalf("the build is %s, want %s", r.Raw, status)
+		}
+	}
+}
+
+// What Environment.build does: it registers, starts, polls, and reads the log without a token.
+func TestBuild(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.Want(200, "PUT", v1, "/environments/e", body("e", "numpy"))
+	const details = "/environments/e/versions/1/image"
+	if r := s.Want(200, "GET", v1, details, ""); r.At("imageExistsInRegistry") != false {
+		t.Errorf("before it is built: %s", r.Raw)
+	}
+	location := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location").(string)
+	if again := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location"); again != location {
+		t.Errorf("a second request while it is built leads to %v", again)
+	}
+	s.until(location, "Running")
+	s.images.answers <- nil
+	done := s.until(location, "Succeeded")
+	if log := s.Blob("GET", done.At("logUrl").(string), ""); log.Status != 200 || log.Raw != "Resolving.\nThe image is there.\n" {
+		t.Errorf("the log: %d %q", log.Status, log.Raw)
+	}
+	if len(s.images.asked) != 1 || !strings.Contains(s.images.asked[0], `"numpy"`) || !strings.Contains(s.images.asked[0], `"environmentVariables":{"A":"1"}`) {
+		t.Errorf("built were %q", s.images.asked)
+	}
+	r := s.Want(200, "GET", v1, details, "")
+	for path, want := range map[string]any{
+		"imageExistsInRegistry": true, "dockerImage.name": "berth/environments@sha256:1", "dockerImage.registry.address": "registry.example", "dockerImage.registry.password": nil, "pythonEnvironment.interpreterPath": "python",
+	} {
+		if got := r.At(path); got != want {
+			t.Errorf("%s is %v, want %v", path, got, want)
+		}
+	}
+	s.Want(200, "PUT", v1, "/environments/e/versions/1/metadata", `{"Labels":["prod"]}`)
+	if r := s.Want(200, "GET", v1, details, ""); r.At("imageExistsInRegistry") != true {
+		t.Errorf("a label made it forget the image: %s", r.Raw)
+	}
+}
+
+func TestBuildFails(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		err        error
+		code, says string
+	}{
+		"by the definition": {&image.UserError{Code: image.PackageNotFound, Message: "There is no package nope."}, image.PackageNotFound, "There is no package nope."},
+		"otherwise":         {errors.New("the secret inside"), "InternalServerError", "not the definition's fault"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			s.Want(200, "PUT", v1, "/environments/e", body("e", "nope"))
+			location := s.Want(202, "POST", v2, "/environments/e/versions/1/imageoncompute/cpu", "{}").At("location").(string)
+			s.images.answers <- tt.err
+			r := s.until(location, "Failed")
+			log := s.Blob("GET", r.At("logUrl").(string), "").Raw
+			if r.At("error.code") != tt.code || !strings.Contains(fmt.Sprint(r.At("error.message")), tt.says) || !strings.Contains(log, tt.says) || !strings.Contains(log, "the compute cpu is not used") || strings.Contains(r.Raw+log, "secret") {
+				t.Errorf("%s\n%s", r.Raw, log)
+			}
+			s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}") // it can be tried again
+			s.images.answers <- nil
+			s.until(location, "Succeeded")
+		})
+	}
+}
+
+// A build that Berth's end interrupted goes on when its client asks again.
+func TestBuildGoesOnAfterRestart(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.Want(200, "PUT", v1, "/environments/e", body("e", "numpy"))
+	// As it is in a process that knows of no build.
+	const location = "/environments/e/versions/1/image"
+	if r := s.Want(200, "GET", v2, location, ""); r.At("status") != "Running" {
+		t.Fatalf("after a restart: %s", r.Raw)
+	}
+	s.images.answers <- nil
+	s.until(location, "Succeeded")
+}
+
+// The password of a base image's registry is used for builds, and shown to nobody.
+func TestPasswordIsSealed(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	with := func(password string) string {
+		return fmt.Sprintf(`{"Docker":{"baseImage":"b","baseImageRegistry":{"address":"r.example","username":"u","password":%s}}}`, password)
+	}
+	r := s.Want(200, "PUT", v1, "/environments/e", with(`"hunter2"`))
+	for _, path := range []string{"/environments/e", "/environments/e/versions/1", "/environments/", "/environments/e/versions/1/image"} {
+		if got := s.Want(200, "GET", v1, path, ""); strings.Contains(r.Raw+got.Raw, "hunter2") {
+			t.Errorf("%s shows it: %s", path, got.Raw)
+		}
+	}
+	// What Environment.get gave, without the password, is registered again by Environment.build.
+	if r := s.Want(200, "PUT", v1, "/environments/e", with("null")); r.At("version") != "1" {
+		t.Errorf("registered again: %s", r.Raw)
+	}
+	s.Want(200, "PUT", v1, "/environments/e/versions/1/metadata", `{"Labels":["prod"]}`)
+	location := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location").(string)
+	s.images.answers <- nil
+	s.until(location, "Succeeded")
+	if asked := s.images.asked; len(asked) != 1 || !strings.Contains(asked[0], `"password":"hunter2"`) {
+		t.Errorf("built was %q", asked)
+	}
+}
