@@ -62,7 +62,7 @@ func (r Reference) Digest() string {
 
 // File is one file of an image.
 type File struct {
-	Path string // slash-separated, relative to the image's root
+	Path string // slash-separated, relative to the image's root; one that ends with a slash is a folder
 	Size int64  // bytes
 	Mode int64  // 0 means 0644
 	Open func(ctx context.Context) (io.ReadCloser, error)

@@ -25,8 +25,14 @@ func writeTar(ctx context.Context, w io.Writer, files []File) error {
 	made := map[string]bool{}
 	for _, f := range files {
 		clean := strings.TrimPrefix(path.Clean("/"+f.Path), "/")
+		if strings.HasSuffix(f.Path, "/") {
+			clean += "/."
+		}
 		if err := writeParents(t, made, clean); err != nil {
 			return err
+		}
+		if strings.HasSuffix(f.Path, "/") {
+			continue
 		}
 		mode := f.Mode
 		if mode == 0 {

@@ -159,7 +159,7 @@ func volume(i int) string { return "content-" + strconv.Itoa(i) }
 
 func (w *Workload) container() corev1.Container {
 	c := corev1.Container{
-		Name: container, Image: w.Image, ImagePullPolicy: corev1.PullIfNotPresent, Command: w.Command, WorkingDir: "/tmp",
+		Name: container, Image: w.Image, ImagePullPolicy: corev1.PullIfNotPresent, Command: w.Command, WorkingDir: AppRoot,
 		Ports:     []corev1.ContainerPort{{Name: "http", ContainerPort: route.ContainerPort}},
 		Resources: w.resources(),
 		SecurityContext: &corev1.SecurityContext{

@@ -159,12 +159,9 @@ func (s *Service) make(ctx context.Context, workspace armid.ID, service string, 
 	m.Env["SERVICE_PATH_PREFIX"] = "api/v1/service/" + service
 	m.Env["SCORING_TIMEOUT_MS"] = fmt.Sprint(*v.ScoringTimeoutMS)
 	delete(m.Env, "AZUREML_ENTRY_SCRIPT") // the command names it, with its folder
-	m.Command = image.ServerCommand(path.Join(codeRoot, script))
+	m.Command = image.ServerCommand(path.Join(serving.AppRoot, script))
 	return m, nil
 }
-
-// codeRoot is where the code is. The folder above it is AML_APP_ROOT, into which models are mounted, too.
-const codeRoot = serving.AppRoot + "/code"
 
 // modelDir is AZUREML_MODEL_DIR: one model's own folder, or the one that holds all of them.
 func modelDir(contents []*model.Content) string {
@@ -181,11 +178,15 @@ func modelPath(c *model.Content) string {
 // mounts makes the images of the code and of each model.
 func (s *Service) mounts(ctx context.Context, workspace armid.ID, req *ImageRequest, contents []*model.Content, code []image.File, codeKey string, b *build) ([]serving.Mount, error) {
 	repo := "berth/" + workspace.SubscriptionID()
+	for _, c := range contents { // models are mounted into the code's folder, which nobody can write to then
+		dir := strings.TrimPrefix(modelPath(c), serving.AppRoot+"/") + "/"
+		code, codeKey = append(code, image.File{Path: dir}), codeKey+dir+"\n"
+	}
 	ref, err := s.Registry.Files(ctx, repo+"/code", codeKey, code)
 	if err != nil {
 		return nil, fmt.Errorf("packing the code: %w", err)
 	}
-	out := []serving.Mount{{Path: codeRoot, Image: string(ref)}}
+	out := []serving.Mount{{Path: serving.AppRoot, Image: string(ref)}}
 	for i, c := range contents {
 		files, err := s.Models.Files(ctx, c)
 		if err != nil {
