@@ -22,6 +22,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
+	"github.com/berthdev/berth/internal/blob"
 	"github.com/berthdev/berth/internal/cluster"
 	"github.com/berthdev/berth/internal/cluster/local"
 	"github.com/berthdev/berth/internal/dataplane"
@@ -54,6 +55,7 @@ type Config struct {
 	Region   string // the region this Berth calls itself in request IDs
 	Libexec  string // folder with the programs of the local provider
 	Faults   string // what goes wrong in the fake provider, see fake.ParseFaults
+	Blobs    string // URL of the bucket for files, see blob.ValidURL; empty means the one it had last, or a folder in the home
 	Logger   *slog.Logger
 
 	// Kubernetes is the supported range for attaching (A4); zero means the client library's.
@@ -118,7 +120,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 		return err
 	}
 	defer func() { _ = listener.Close() }() // the edge closes it, too, once it runs
-	work, err := newWorkloads(ctx, cfg, st)
+	work, err := newWorkloads(ctx, cfg, in, st)
 	if err != nil {
 		return err
 	}
@@ -157,7 +159,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return front.Run(ctx) })
 	group.Go(func() error { return runner.Run(ctx) })
-	group.Go(func() error { return forget(ctx, cfg, st) })
+	group.Go(func() error { return forget(ctx, cfg, st, work.blobs) })
 	ready(info(cfg, in, listener.Addr(), creds))
 	return group.Wait()
 }
@@ -282,8 +284,8 @@ func bootstrap(ctx context.Context, cfg Config, in Installation, m *resource.Man
 	return creds, authorization.EnsureAssignment(ctx, m, sub, authorization.Owner, creds.UserObjectID, "User")
 }
 
-// forget removes operations that ended long ago.
-func forget(ctx context.Context, cfg Config, st store.Store) error {
+// forget removes operations that ended and uploads that were given up, both long ago.
+func forget(ctx context.Context, cfg Config, st store.Store, blobs *blob.Store) error {
 	tick := time.NewTicker(cleanupInterval)
 	defer tick.Stop()
 	for {
@@ -293,6 +295,9 @@ func forget(ctx context.Context, cfg Config, st store.Store) error {
 		})
 		if err != nil && ctx.Err() == nil {
 			cfg.Logger.ErrorContext(ctx, "removing old operations failed", "error", err)
+		}
+		if err := blobs.Sweep(ctx); err != nil && ctx.Err() == nil {
+			cfg.Logger.ErrorContext(ctx, "removing uploads that were given up failed", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -47,7 +47,8 @@ type Installation struct {
 	ID           string `json:"id"` // short, names things on the machine and in clusters
 	Tenant       string `json:"tenantId"`
 	Subscription string `json:"subscriptionId"`
-	Port         int    `json:"port,omitempty"` // where it listened last
+	Port         int    `json:"port,omitempty"`  // where it listened last
+	Blobs        string `json:"blobs,omitempty"` // the bucket that was chosen last
 }
 
 // LoadInstallation reads the installation's identity, or makes it.

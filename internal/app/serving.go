@@ -65,7 +65,7 @@ func secretValue(ctx context.Context, st store.Store, name string) ([]byte, erro
 	return value, err
 }
 
-func newWorkloads(ctx context.Context, cfg Config, st store.Store) (*workloads, error) {
+func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Store) (*workloads, error) {
 	key, err := secretValue(ctx, st, "blob-key")
 	if err != nil {
 		return nil, err
@@ -74,11 +74,8 @@ func newWorkloads(ctx context.Context, cfg Config, st store.Store) (*workloads, 
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.Home.path("blobs"), 0o700); err != nil {
-		return nil, err
-	}
 	w := &workloads{password: hex.EncodeToString(password), frontEnd: filepath.Join(cfg.Libexec, "azureml-fe")}
-	if w.blobs, err = blob.Open(ctx, "file://"+filepath.ToSlash(cfg.Home.path("blobs"))+"?create_dir=true&no_tmp_dir=true", key, cfg.Now); err != nil {
+	if w.blobs, err = openBlobs(ctx, cfg, in, key); err != nil {
 		return nil, err
 	}
 	w.registry, err = registry.Open(registry.Config{Dir: cfg.Home.path("registry"), Username: registryUser, Password: w.password, Logger: cfg.Logger})
@@ -89,7 +86,33 @@ func newWorkloads(ctx context.Context, cfg Config, st store.Store) (*workloads, 
 	w.builder = &image.Builder{
 		Registry: w.images, Base: filepath.Join(cfg.Libexec, "base", "python3.11.tar"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
 	}
-	return w, errors.Join(w.builder.Clean(), w.blobs.Sweep(ctx))
+	return w, w.builder.Clean()
+}
+
+// openBlobs opens the bucket that was chosen now or last. What is registered names files in it, so that a start
+// without --blobs must not look for them elsewhere.
+func openBlobs(ctx context.Context, cfg Config, in Installation, key []byte) (*blob.Store, error) {
+	before, chosen, folder := in.Blobs, cfg.Blobs, cfg.Home.path("blobs")
+	_, err := os.Stat(folder)
+	kept := before != "" || err == nil
+	if before == "" {
+		before = blob.Folder(folder)
+	}
+	if chosen == "" {
+		chosen = before
+	}
+	blobs, err := blob.Open(ctx, chosen, key, cfg.Now)
+	if err != nil {
+		return nil, fmt.Errorf("--blobs: %w", err)
+	}
+	if chosen == before {
+		return blobs, nil
+	}
+	if kept {
+		cfg.Logger.WarnContext(ctx, "blobs are in another bucket from now on; models and environments that were registered before are incomplete until their blobs are copied there", "before", before, "now", chosen)
+	}
+	in.Blobs = chosen
+	return blobs, cfg.Home.save(in)
 }
 
 // inProcess is a transport that leads to a handler of this process, without a port that others could use.

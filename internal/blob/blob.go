@@ -9,6 +9,7 @@ package blob
 import (
 	"bytes"
 	"context"
+	"crypto/md5" //nolint:gosec // the protocol's checksum
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -17,10 +18,10 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"gocloud.dev/blob"
-	_ "gocloud.dev/blob/fileblob" // file:// buckets
 	"gocloud.dev/gcerrors"
 )
 
@@ -35,8 +36,12 @@ var (
 // Store is a bucket with the accounts of this installation in it.
 type Store struct {
 	bucket *blob.Bucket
+	folder bool   // the bucket is a folder
 	key    []byte // signs URLs
 	now    func() time.Time
+	opened time.Time // as the bucket dates files, whatever now says
+	limit  int       // bytes of a key; 0 for none
+	swept  atomic.Bool
 }
 
 // Name says which blob.
@@ -64,13 +69,18 @@ type Upload struct {
 // Checksum is what content must have; nil means anything.
 type Checksum struct{ MD5, SHA256 []byte }
 
-// Open opens the bucket at a URL. key signs URLs; it is at least 32 random bytes.
+// Open opens the bucket at a URL, which ValidURL takes, and sees that it can be used. Its errors are for the person who
+// chose the URL, and show nothing secret. key signs URLs; it is at least 32 random bytes.
 func Open(ctx context.Context, url string, key []byte, now func() time.Time) (*Store, error) {
-	b, err := blob.OpenBucket(ctx, url)
+	b, u, err := openBucket(ctx, url)
 	if err != nil {
-		return nil, fmt.Errorf("opening the storage of blobs: %w", err)
+		return nil, err
 	}
-	return &Store{bucket: b, key: key, now: now}, nil
+	s := &Store{bucket: b, folder: u.Scheme == "file", key: key, now: now, opened: time.Now()}
+	if !s.folder {
+		s.limit = maxKey - len(u.Query().Get("prefix"))
+	}
+	return s, nil
 }
 
 // Close releases the bucket.
@@ -113,25 +123,46 @@ func found(err error) error {
 	return err
 }
 
+// keys lists everything below a prefix.
+func (s *Store) keys(ctx context.Context, prefix string) ([]*blob.ListObject, error) {
+	opts := &blob.ListOptions{Prefix: prefix}
+	if !s.folder {
+		var all []*blob.ListObject
+		it := s.bucket.List(opts)
+		for {
+			o, err := it.Next(ctx)
+			if errors.Is(err, io.EOF) {
+				return all, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, o)
+		}
+	}
+	// A folder as a bucket lists a/b before a.txt and yet goes on after a page with what is greater than its
+	// last key, so that objects are lost between pages. Whatever there is has to be on one page. Clouds limit
+	// their pages.
+	for size := 1000; ; size *= 32 {
+		page, next, err := s.bucket.ListPage(ctx, blob.FirstPageToken, size, opts)
+		if err != nil || len(next) == 0 {
+			return page, err
+		}
+	}
+}
+
 // objects lists what is complete below a prefix, in the order of keys.
 func (s *Store) objects(ctx context.Context, prefix string) ([]*blob.ListObject, error) {
-	// A folder as a bucket lists a/b before a.txt and yet goes on after a page with what is greater than its
-	// last key, so that objects are lost between pages. Whatever there is has to be on one page.
-	for size := 1000; ; size *= 32 {
-		page, next, err := s.bucket.ListPage(ctx, blob.FirstPageToken, size, &blob.ListOptions{Prefix: prefix})
-		if err != nil {
-			return nil, err
-		}
-		if len(next) > 0 {
-			continue
-		}
-		page = slices.DeleteFunc(page, func(o *blob.ListObject) bool { return !strings.HasSuffix(o.Key, mark) })
-		for _, o := range page {
-			o.Key = strings.TrimSuffix(o.Key, mark)
-		}
-		slices.SortFunc(page, func(a, b *blob.ListObject) int { return strings.Compare(a.Key, b.Key) })
-		return page, nil
+	all, err := s.keys(ctx, prefix)
+	if err != nil {
+		return nil, err
 	}
+	all = slices.DeleteFunc(all, func(o *blob.ListObject) bool { return !strings.HasSuffix(o.Key, mark) })
+	for _, o := range all {
+		o.Key = strings.TrimSuffix(o.Key, mark)
+	}
+	slices.SortFunc(all, func(a, b *blob.ListObject) int { return strings.Compare(a.Key, b.Key) })
+	return all, nil
 }
 
 // Stat describes a blob. Errors: ErrNotFound.
@@ -145,6 +176,12 @@ func (s *Store) Stat(ctx context.Context, n Name) (Info, error) {
 
 // Read opens length bytes of a blob from offset on; length -1 means to the end. Errors: ErrNotFound.
 func (s *Store) Read(ctx context.Context, n Name, offset, length int64) (io.ReadCloser, error) {
+	if length == 0 { // clouds have no empty ranges
+		if _, err := s.Stat(ctx, n); err != nil {
+			return nil, err
+		}
+		return nothing{}, nil
+	}
 	r, err := s.bucket.NewRangeReader(ctx, n.object(), offset, length, nil)
 	if err != nil {
 		return nil, found(err)
@@ -155,54 +192,80 @@ func (s *Store) Read(ctx context.Context, n Name, offset, length int64) (io.Read
 // Write stores a blob, and forgets blocks that were staged for it. Where it fails, the blob is as it
 // was before. Errors: ErrExists, ErrChecksum.
 func (s *Store) Write(ctx context.Context, n Name, u Upload, content io.Reader) error {
-	if err := s.put(ctx, n.object(), u, content); err != nil {
+	if err := s.put(ctx, n.object(), u, 0, content); err != nil {
 		return err
 	}
 	return s.discard(ctx, n)
 }
 
-func (s *Store) put(ctx context.Context, key string, u Upload, content io.Reader) error {
+// A bucket in a cloud takes an object in parts: S3 at most 10,000, Azure 50,000. Parts are held in memory while they
+// are on their way.
+const (
+	partSize = 8 << 20 // bytes
+	maxParts = 10000
+	parallel = 4 // parts on their way at once
+)
+
+// part is the size of the parts that an object of so many bytes goes up in.
+func part(size int64) int { return int(max(partSize, (size+maxParts-1)/maxParts)) }
+
+// put stores an object of so many bytes; 0 means at most maxBlob.
+func (s *Store) put(ctx context.Context, key string, u Upload, size int64, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // a writer whose context ends before Close stores nothing
+	defer cancel()
 	if u.Type == "" {
 		u.Type = "application/octet-stream"
 	}
-	w, err := s.bucket.NewWriter(ctx, key, &blob.WriterOptions{ContentType: u.Type, ContentMD5: u.Checksum.MD5, Metadata: u.Metadata, IfNotExist: u.New})
-	if err != nil {
-		return err
+	in := check(content, u.Checksum, cancel)
+	err := s.bucket.Upload(ctx, key, in, &blob.WriterOptions{
+		ContentType: u.Type, Metadata: u.Metadata, IfNotExist: u.New, BufferSize: part(size), MaxConcurrency: parallel,
+	})
+	switch {
+	case in.failed != nil:
+		return in.failed
+	case u.New && gcerrors.Code(err) == gcerrors.FailedPrecondition:
+		return ErrExists
 	}
-	if u.Checksum.SHA256 != nil {
-		content = &checked{r: content, sum: sha256.New(), want: u.Checksum.SHA256}
-	}
-	if _, err := io.Copy(w, content); err != nil {
-		cancel()
-		_ = w.Close() // stores nothing, and says so
-		return err
-	}
-	err = w.Close()
-	if gcerrors.Code(err) != gcerrors.FailedPrecondition {
-		return err
-	}
-	if u.New { // either condition may have failed
-		if there, _ := s.bucket.Exists(ctx, key); there {
-			return ErrExists
-		}
-	}
-	return ErrChecksum
+	return err
 }
 
-// checked fails at the end of content that does not have its checksum.
+// checked is content on its way to the bucket. It fails at the end of content that does not have its checksum. A bucket
+// may take any end for the whole, so whatever fails ends the upload's context as well: then nothing is stored.
+// Checksums are not left to the bucket: its Azure driver panics when it has to refuse.
 type checked struct {
-	r    io.Reader
-	sum  hash.Hash
-	want []byte
+	r           io.Reader
+	want        Checksum
+	md5, sha256 hash.Hash // nil where nothing is wanted
+	cancel      func()
+	failed      error
+}
+
+func check(r io.Reader, want Checksum, cancel func()) *checked {
+	c := &checked{r: r, want: want, cancel: cancel}
+	if want.MD5 != nil {
+		c.md5 = md5.New() //nolint:gosec // the protocol's checksum
+	}
+	if want.SHA256 != nil {
+		c.sha256 = sha256.New()
+	}
+	return c
 }
 
 func (c *checked) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	_, _ = c.sum.Write(p[:n]) // a hash takes everything
-	if errors.Is(err, io.EOF) && c.want != nil && !bytes.Equal(c.sum.Sum(nil), c.want) {
+	right := func(h hash.Hash, want []byte) bool {
+		if h == nil {
+			return true
+		}
+		_, _ = h.Write(p[:n]) // a hash takes everything
+		return !errors.Is(err, io.EOF) || bytes.Equal(h.Sum(nil), want)
+	}
+	if md5, sha := right(c.md5, c.want.MD5), right(c.sha256, c.want.SHA256); !md5 || !sha {
 		err = ErrChecksum
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.failed = err
+		c.cancel()
 	}
 	return n, err
 }
@@ -236,7 +299,7 @@ func (s *Store) List(ctx context.Context, account, container, prefix string, fn 
 
 // PutBlock stages a block of a blob under an ID, which the client chooses. Errors: ErrChecksum.
 func (s *Store) PutBlock(ctx context.Context, n Name, id string, sum Checksum, content io.Reader) error {
-	return s.put(ctx, n.block(id), Upload{Checksum: sum}, content)
+	return s.put(ctx, n.block(id), Upload{Checksum: sum}, 0, content)
 }
 
 // Block is a staged block.
@@ -269,20 +332,23 @@ func (s *Store) Commit(ctx context.Context, n Name, ids []string, u Upload) erro
 	if err != nil {
 		return err
 	}
-	there := make(map[string]bool, len(staged))
+	sizes := make(map[string]int64, len(staged))
 	for _, b := range staged {
-		there[b.ID] = true
+		sizes[b.ID] = b.Size
 	}
+	var size int64
 	content := make([]io.Reader, len(ids))
 	for i, id := range ids {
-		if !there[id] {
+		have, there := sizes[id]
+		if !there {
 			return ErrNotFound
 		}
+		size += have
 		l := &lazy{open: func() (io.ReadCloser, error) { return s.bucket.NewReader(ctx, n.block(id), nil) }}
 		defer l.Close() //nolint:errcheck // it was only read
 		content[i] = l
 	}
-	if err := s.put(ctx, n.object(), u, io.MultiReader(content...)); err != nil {
+	if err := s.put(ctx, n.object(), u, size, io.MultiReader(content...)); err != nil {
 		return found(err) // another commit may have taken the blocks
 	}
 	return s.discard(ctx, n)
@@ -305,25 +371,30 @@ func (s *Store) discard(ctx context.Context, n Name) error {
 // uncommitted is how long blocks wait for their list, as in Azure.
 const uncommitted = 7 * 24 * time.Hour
 
-// Sweep forgets blocks that were staged more than a week ago and never committed, and what a crash
-// left of ones that were on their way then.
+// Sweep forgets blocks that were staged more than a week ago and never committed. In a folder it removes what was on
+// its way when an earlier process was killed, too: nobody else may have the folder open. Clouds
+// keep nothing of an upload that broke off, but the parts that a rule of the bucket's removes.
 func (s *Store) Sweep(ctx context.Context) error {
-	it := s.bucket.List(&blob.ListOptions{Prefix: "blocks/"})
-	for {
-		o, err := it.Next(ctx)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if o.ModTime.After(s.now().Add(-uncommitted)) {
+	prefix := "blocks/"
+	if s.folder && !s.swept.Load() { // once is enough for what an earlier process left
+		prefix = ""
+	}
+	all, err := s.keys(ctx, prefix)
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
+		gone := strings.HasPrefix(o.Key, "blocks/") && !o.ModTime.After(s.now().Add(-uncommitted)) ||
+			strings.HasSuffix(o.Key, ".tmp") && o.ModTime.Before(s.opened)
+		if !gone {
 			continue
 		}
 		if err := found(s.bucket.Delete(ctx, o.Key)); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
 	}
+	s.swept.Store(true)
+	return nil
 }
 
 // lazy opens a reader when it is first read and closes it at its end, so that a blob of

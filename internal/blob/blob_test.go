@@ -84,56 +84,60 @@ func write(t *testing.T, s *Store, path, text string) {
 // Whatever a client calls its files, each is kept under its own name and listed in order.
 func TestNames(t *testing.T) {
 	t.Parallel()
-	s := openStore(t, t.TempDir(), time.Now)
-	names := []string{
-		"a", "a.txt", "a/b", "a/b/c", "a-b", "m.attrs", "m", "m.attrs/x", "x~", "x", "with space", "ünïcode/日本", "%2e%2e/x", "a//b", "q?x=1#y", "t.16f.tmp", "...", ".hidden",
-	}
-	for _, n := range names {
-		write(t, s, n, "content of "+n)
-	}
-	for _, n := range names {
-		if got := content(t, s, named1(n)); got != "content of "+n {
-			t.Errorf("%q holds %q", n, got)
+	each(t, func(t *testing.T, s *Store, _ *clock) {
+		names := []string{
+			"a", "a.txt", "a/b", "a/b/c", "a-b", "m.attrs", "m", "m.attrs/x", "x~", "x", "with space", "ünïcode/日本", "%2e%2e/x", "a//b", "q?x=1#y", "t.16f.tmp", "...", ".hidden",
 		}
-	}
-	slices.Sort(names)
-	if got := paths(t, s, ""); !slices.Equal(got, names) {
-		t.Errorf("listed\n%q, want\n%q", got, names)
-	}
-	if got, want := paths(t, s, "a/"), []string{"a//b", "a/b", "a/b/c"}; !slices.Equal(got, want) {
-		t.Errorf("below a/: %q, want %q", got, want)
-	}
-	if err := s.Delete(context.Background(), named1("a/b")); err != nil {
-		t.Fatal(err)
-	}
-	if got := content(t, s, named1("a/b/c")); got != "content of a/b/c" {
-		t.Errorf("after the deletion of its namesake, a/b/c holds %q", got)
-	}
-	for _, other := range []Name{{"acct", "box2", "a"}, {"acct2", "box", "a"}, named1("a/b"), named1("absent")} {
-		if _, err := s.Stat(context.Background(), other); !errors.Is(err, ErrNotFound) {
-			t.Errorf("Stat(%v) = %v, want ErrNotFound", other, err)
+		for _, n := range names {
+			write(t, s, n, "content of "+n)
 		}
-		if err := s.Delete(context.Background(), other); !errors.Is(err, ErrNotFound) {
-			t.Errorf("Delete(%v) = %v, want ErrNotFound", other, err)
+		for _, n := range names {
+			if got := content(t, s, named1(n)); got != "content of "+n {
+				t.Errorf("%q holds %q", n, got)
+			}
 		}
-	}
+		slices.Sort(names)
+		if got := paths(t, s, ""); !slices.Equal(got, names) {
+			t.Errorf("listed\n%q, want\n%q", got, names)
+		}
+		if got, want := paths(t, s, "a/"), []string{"a//b", "a/b", "a/b/c"}; !slices.Equal(got, want) {
+			t.Errorf("below a/: %q, want %q", got, want)
+		}
+		if err := s.Delete(context.Background(), named1("a/b")); err != nil {
+			t.Fatal(err)
+		}
+		if got := content(t, s, named1("a/b/c")); got != "content of a/b/c" {
+			t.Errorf("after the deletion of its namesake, a/b/c holds %q", got)
+		}
+		for _, other := range []Name{{"acct", "box2", "a"}, {"acct2", "box", "a"}, named1("a/b"), named1("absent")} {
+			if _, err := s.Stat(context.Background(), other); !errors.Is(err, ErrNotFound) {
+				t.Errorf("Stat(%v) = %v, want ErrNotFound", other, err)
+			}
+			if err := s.Delete(context.Background(), other); !errors.Is(err, ErrNotFound) {
+				t.Errorf("Delete(%v) = %v, want ErrNotFound", other, err)
+			}
+		}
+	})
 }
 
 // A model of thousands of files is listed whole. A bucket's own pages of a folder lose some.
 func TestListOfManyIsWhole(t *testing.T) {
 	t.Parallel()
-	s := openStore(t, t.TempDir(), time.Now)
-	want := []string{"model.txt", "model/z"}
-	for i := range 1200 {
-		want = append(want, fmt.Sprintf("model/%04d", i))
-	}
-	for _, n := range want {
-		write(t, s, n, "")
-	}
-	slices.Sort(want)
-	if got := paths(t, s, "model"); !slices.Equal(got, want) {
-		t.Errorf("%d blobs listed of %d; the first is %q, the last %q", len(got), len(want), got[0], got[len(got)-1])
-	}
+	each(t, func(t *testing.T, s *Store, _ *clock) {
+		want := []string{"model.txt", "model/z"}
+		for i := range 1200 {
+			want = append(want, fmt.Sprintf("model/%04d", i))
+		}
+		for _, n := range want {
+			if err := s.bucket.WriteAll(context.Background(), named1(n).object(), nil, nil); err != nil { // quicker than write
+				t.Fatal(err)
+			}
+		}
+		slices.Sort(want)
+		if got := paths(t, s, "model"); !slices.Equal(got, want) {
+			t.Errorf("%d blobs listed of %d; the first is %q, the last %q", len(got), len(want), got[0], got[len(got)-1])
+		}
+	})
 }
 
 type broken struct{ after io.Reader }
@@ -151,56 +155,58 @@ func (b *broken) Read(p []byte) (int, error) {
 // A blob is as it was before when its replacement fails (the package's invariant).
 func TestFailedWriteChangesNothing(t *testing.T) {
 	t.Parallel()
-	s := openStore(t, t.TempDir(), time.Now)
-	write(t, s, "b", "before")
-	other := md5.Sum([]byte("something else"))
-	for name, tt := range map[string]struct {
-		u       Upload
-		content io.Reader
-		want    error
-	}{
-		"the content breaks off": {Upload{}, &broken{strings.NewReader("half")}, errBroken},
-		"MD5 does not match":     {Upload{Checksum: Checksum{MD5: other[:]}}, strings.NewReader("after"), ErrChecksum},
-		"SHA-256 does not match": {Upload{Checksum: Checksum{SHA256: make([]byte, 32)}}, strings.NewReader("after"), ErrChecksum},
-		"it has to be new":       {Upload{New: true}, strings.NewReader("after"), ErrExists},
-	} {
-		for _, path := range []string{"b", "new"} {
-			if path == "new" && tt.u.New {
-				continue
+	each(t, func(t *testing.T, s *Store, _ *clock) {
+		write(t, s, "b", "before")
+		other := md5.Sum([]byte("something else"))
+		for name, tt := range map[string]struct {
+			u       Upload
+			content io.Reader
+			want    error
+		}{
+			"the content breaks off": {Upload{}, &broken{strings.NewReader("half")}, errBroken},
+			"MD5 does not match":     {Upload{Checksum: Checksum{MD5: other[:]}}, strings.NewReader("after"), ErrChecksum},
+			"SHA-256 does not match": {Upload{Checksum: Checksum{SHA256: make([]byte, 32)}}, strings.NewReader("after"), ErrChecksum},
+			"it has to be new":       {Upload{New: true}, strings.NewReader("after"), ErrExists},
+		} {
+			for _, path := range []string{"b", "new"} {
+				if path == "new" && tt.u.New {
+					continue
+				}
+				if err := s.Write(context.Background(), named1(path), tt.u, tt.content); !errors.Is(err, tt.want) && path == "b" {
+					t.Errorf("%s: %v, want %v", name, err, tt.want)
+				}
 			}
-			if err := s.Write(context.Background(), named1(path), tt.u, tt.content); !errors.Is(err, tt.want) && path == "b" {
-				t.Errorf("%s: %v, want %v", name, err, tt.want)
+			if got := content(t, s, named1("b")); got != "before" {
+				t.Errorf("%s: the blob holds %q", name, got)
 			}
 		}
-		if got := content(t, s, named1("b")); got != "before" {
-			t.Errorf("%s: the blob holds %q", name, got)
-		}
-	}
+	})
 }
 
 // While a blob is on its way, nobody sees any of it.
 func TestUnfinishedIsInvisible(t *testing.T) {
 	t.Parallel()
-	s := openStore(t, t.TempDir(), time.Now)
-	r, w := io.Pipe()
-	done := make(chan error)
-	go func() { done <- s.Write(context.Background(), named1("b"), Upload{}, r) }()
-	if _, err := w.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil { // more than is buffered: the file is there
-		t.Fatal(err)
-	}
-	if got := paths(t, s, ""); len(got) != 0 {
-		t.Errorf("listed %q", got)
-	}
-	if _, err := s.Stat(context.Background(), named1("b")); !errors.Is(err, ErrNotFound) {
-		t.Errorf("Stat = %v", err)
-	}
-	_ = w.Close() // it never fails
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if got := paths(t, s, ""); !slices.Equal(got, []string{"b"}) {
-		t.Errorf("listed %q when it was complete", got)
-	}
+	each(t, func(t *testing.T, s *Store, _ *clock) {
+		r, w := io.Pipe()
+		done := make(chan error)
+		go func() { done <- s.Write(context.Background(), named1("b"), Upload{}, r) }()
+		if _, err := w.Write(bytes.Repeat([]byte("x"), 1<<20)); err != nil { // more than is buffered: the file is there
+			t.Fatal(err)
+		}
+		if got := paths(t, s, ""); len(got) != 0 {
+			t.Errorf("listed %q", got)
+		}
+		if _, err := s.Stat(context.Background(), named1("b")); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Stat = %v", err)
+		}
+		_ = w.Close() // it never fails
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if got := paths(t, s, ""); !slices.Equal(got, []string{"b"}) {
+			t.Errorf("listed %q when it was complete", got)
+		}
+	})
 }
 
 // crash leaves in the folder what a process leaves that is killed while it writes a key.
@@ -275,24 +281,25 @@ func TestCommit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := openStore(t, t.TempDir(), time.Now)
-			n := named1("b")
-			write(t, s, "b", "before")
-			for id, text := range tt.staged {
-				if err := s.PutBlock(ctx, n, id, Checksum{}, strings.NewReader(text)); err != nil {
-					t.Fatal(err)
+			each(t, func(t *testing.T, s *Store, _ *clock) {
+				n := named1("b")
+				write(t, s, "b", "before")
+				for id, text := range tt.staged {
+					if err := s.PutBlock(ctx, n, id, Checksum{}, strings.NewReader(text)); err != nil {
+						t.Fatal(err)
+					}
 				}
-			}
-			if err := s.Commit(ctx, n, tt.ids, Upload{}); !errors.Is(err, tt.err) {
-				t.Fatalf("Commit: %v, want %v", err, tt.err)
-			}
-			if got := content(t, s, n); got != tt.want {
-				t.Errorf("the blob holds %q, want %q", got, tt.want)
-			}
-			staged, err := s.Blocks(ctx, n)
-			if left := len(staged); err != nil || tt.err == nil && left != 0 || tt.err != nil && left != len(tt.staged) {
-				t.Errorf("%d blocks are left (%v)", left, err)
-			}
+				if err := s.Commit(ctx, n, tt.ids, Upload{}); !errors.Is(err, tt.err) {
+					t.Fatalf("Commit: %v, want %v", err, tt.err)
+				}
+				if got := content(t, s, n); got != tt.want {
+					t.Errorf("the blob holds %q, want %q", got, tt.want)
+				}
+				staged, err := s.Blocks(ctx, n)
+				if left := len(staged); err != nil || tt.err == nil && left != 0 || tt.err != nil && left != len(tt.staged) {
+					t.Errorf("%d blocks are left (%v)", left, err)
+				}
+			})
 		})
 	}
 }
@@ -300,30 +307,31 @@ func TestCommit(t *testing.T) {
 // What replaces or removes a blob forgets the blocks that were staged for it, and no other's.
 func TestBlocksAreForgotten(t *testing.T) {
 	t.Parallel()
-	ctx := context.Background()
-	s := openStore(t, t.TempDir(), time.Now)
-	n, other := named1("b"), named1("b2")
-	stage := func(n Name) {
-		if err := s.PutBlock(ctx, n, "id", Checksum{}, strings.NewReader("x")); err != nil {
-			t.Fatal(err)
+	each(t, func(t *testing.T, s *Store, _ *clock) {
+		ctx := context.Background()
+		n, other := named1("b"), named1("b2")
+		stage := func(n Name) {
+			if err := s.PutBlock(ctx, n, "id", Checksum{}, strings.NewReader("x")); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	stage(other)
-	for name, do := range map[string]func() error{
-		"Write":  func() error { return s.Write(ctx, n, Upload{}, strings.NewReader("y")) },
-		"Delete": func() error { write(t, s, "b", ""); stage(n); return s.Delete(ctx, n) },
-	} {
-		stage(n)
-		if err := do(); err != nil {
-			t.Fatal(err)
+		stage(other)
+		for name, do := range map[string]func() error{
+			"Write":  func() error { return s.Write(ctx, n, Upload{}, strings.NewReader("y")) },
+			"Delete": func() error { write(t, s, "b", ""); stage(n); return s.Delete(ctx, n) },
+		} {
+			stage(n)
+			if err := do(); err != nil {
+				t.Fatal(err)
+			}
+			if staged, err := s.Blocks(ctx, n); err != nil || len(staged) != 0 {
+				t.Errorf("after %s there are the blocks %v (%v)", name, staged, err)
+			}
 		}
-		if staged, err := s.Blocks(ctx, n); err != nil || len(staged) != 0 {
-			t.Errorf("after %s there are the blocks %v (%v)", name, staged, err)
+		if staged, err := s.Blocks(ctx, other); err != nil || len(staged) != 1 {
+			t.Errorf("another blob's blocks are %v (%v)", staged, err)
 		}
-	}
-	if staged, err := s.Blocks(ctx, other); err != nil || len(staged) != 1 {
-		t.Errorf("another blob's blocks are %v (%v)", staged, err)
-	}
+	})
 }
 
 // Blocks that nobody commits go after a week, with what a crash left of some; blobs stay.

@@ -1,9 +1,7 @@
 package blob
 
 import (
-	"bytes"
 	"crypto/md5" //nolint:gosec // the protocol's checksum
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/xml"
 	"errors"
@@ -97,6 +95,9 @@ func (s *Store) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	q := r.URL.Query()
 	n = s.meant(n, q)
+	if over := len(n.object()) - s.limit; s.limit > 0 && over > 0 {
+		return &failure{400, "InvalidResourceName", fmt.Sprintf("The blob's name is %d bytes longer than its bucket can keep. Shorten it.", over)}
+	}
 	comp := q.Get("comp")
 	if n.Path == "" {
 		if r.Method == http.MethodGet && comp == "list" && q.Get("restype") == "container" {
@@ -296,14 +297,11 @@ func (s *Store) putBlockList(w http.ResponseWriter, r *http.Request, n Name, q u
 	if err != nil {
 		return err
 	}
-	body, err := io.ReadAll(&checked{r: http.MaxBytesReader(w, r.Body, maxBlockList), sum: sha256.New(), want: sum.SHA256})
-	have := md5.Sum(body) //nolint:gosec // the protocol's checksum
-	if err == nil && sum.MD5 != nil && !bytes.Equal(have[:], sum.MD5) {
-		err = ErrChecksum
-	}
+	body, err := io.ReadAll(check(http.MaxBytesReader(w, r.Body, maxBlockList), sum, func() {}))
 	if err != nil {
 		return stored(r, err)
 	}
+	have := md5.Sum(body) //nolint:gosec // the protocol's checksum
 	ids, err := parseBlockList(body)
 	if err != nil {
 		return err

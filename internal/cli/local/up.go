@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/berthdev/berth/internal/app"
+	"github.com/berthdev/berth/internal/blob"
 	"github.com/berthdev/berth/internal/cli/cmd"
 	"github.com/berthdev/berth/internal/rp/machinelearning"
 )
@@ -39,6 +40,7 @@ type upOptions struct {
 	region   string
 	libexec  string
 	faults   string
+	blobs    string
 	logLevel string
 	versions machinelearning.VersionRange
 	room     time.Duration
@@ -56,7 +58,15 @@ func NewUp(e *cmd.Env) *cobra.Command {
 Everything it keeps is in its home folder, so several can run side by side. The local
 cluster provider runs real Kubernetes and needs root, because nodes are network
 namespaces with their own containerd and cgroups; without root, use --provider fake,
-which has no real nodes but behaves the same towards clients.`,
+which has no real nodes but behaves the same towards clients.
+
+Files of models and environments are kept in the home folder too, unless --blobs names a
+bucket: s3://bucket?region=eu-west-1 (other S3 storage: &endpoint=https://host&use_path_style=true),
+gs://bucket, azblob://container or file:///folder; ?prefix=berth/ keeps them below a prefix in it.
+Credentials are those that the cloud's own tools use: AWS_ACCESS_KEY_ID and so on,
+GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY. The choice is
+remembered; moving files from one bucket to another is up to you. Give an S3 bucket a
+lifecycle rule that aborts incomplete multipart uploads.`,
 		Example: "  berth up --detach\n  berth up --provider fake --listen 127.0.0.1:8443",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
@@ -69,6 +79,7 @@ which has no real nodes but behaves the same towards clients.`,
 	f.StringVar(&o.region, "region", "westeurope", "Azure region this Berth names itself after")
 	f.StringVar(&o.libexec, "libexec", "", "folder with the programs of the local provider (default: libexec beside the berth program)")
 	f.StringVar(&o.faults, "faults", "", "what goes wrong in the fake provider, e.g. failEnsureAt=1+3,readyAfter=2s")
+	f.StringVar(&o.blobs, "blobs", "", "URL of the bucket for files (default: the one it had last, or the folder blobs in the home)")
 	f.TextVar(&o.versions, "kubernetes-versions", app.DefaultKubernetes, "Kubernetes versions of clusters that can be attached")
 	f.DurationVar(&o.room, "schedule-wait", app.DefaultScheduleWait, "how long a deployment waits for room on the nodes before it fails")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -89,6 +100,11 @@ func (o *upOptions) run(ctx context.Context) error {
 	if o.provider != "local" && o.provider != "fake" {
 		return &cmd.UsageError{Err: fmt.Errorf("--provider: %q is not one of local, fake", o.provider)}
 	}
+	if o.blobs != "" {
+		if err := blob.ValidURL(o.blobs); err != nil {
+			return &cmd.UsageError{Err: fmt.Errorf("--blobs: %w", err)}
+		}
+	}
 	if o.provider == "local" && os.Geteuid() != 0 {
 		o.env.Warnf(notRoot)
 	}
@@ -107,7 +123,7 @@ func (o *upOptions) config(home app.Home, logTo io.Writer) (app.Config, error) {
 	logger := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
 	slog.SetDefault(logger)
 	return app.Config{
-		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Logger: logger,
+		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Blobs: o.blobs, Logger: logger,
 		Kubernetes: o.versions, ScheduleWait: o.room,
 	}, nil
 }
@@ -201,7 +217,7 @@ func (o *upOptions) detached(ctx context.Context, home app.Home) error {
 		return err
 	}
 	child := exec.Command(exe, "up", "--home", string(home), "--listen", o.listen, "--provider", o.provider, "--region", o.region,
-		"--libexec", libexec(o.libexec), "--faults", o.faults, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String())
+		"--libexec", libexec(o.libexec), "--faults", o.faults, "--blobs", o.blobs, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String())
 	child.Env = append(withoutProxy(o.env.Environ), readyEnv+"=3")
 	child.Stdout, child.Stderr = log, log
 	child.ExtraFiles = []*os.File{write}
