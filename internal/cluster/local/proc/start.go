@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,7 +31,7 @@ type Mounts struct {
 // path is where the programs find mount, nft and the like.
 const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// Start starts a process in a session of its own, so that it outlives the caller.
+// Start starts a process in a session of its own, so that it outlives the caller. From its return on List has it.
 func Start(s Spec) (pid int, err error) {
 	log, err := os.OpenFile(s.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -57,8 +58,29 @@ func Start(s Spec) (pid int, err error) {
 	if err := <-started; err != nil {
 		return 0, fmt.Errorf("start %s: %w", s.Name, err)
 	}
-	go command.Wait() //nolint:errcheck // reaps it; whoever asks sees from List that it is gone
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = command.Wait() // reaps it; whoever asks sees from List that it is gone
+	}()
+	awaitEnvironment(command.Process.Pid, ended)
 	return command.Process.Pid, nil
+}
+
+// awaitEnvironment returns when List can see a new process, or it has ended. The kernel says that a program was
+// started a moment before it shows the program's environment, and who looked in between would start a second one.
+func awaitEnvironment(pid int, ended <-chan struct{}) {
+	for {
+		environment, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+		if err != nil || len(environment) > 0 {
+			return
+		}
+		select {
+		case <-ended:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 func (s Spec) enter() error {
