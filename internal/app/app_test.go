@@ -151,15 +151,18 @@ func (s *server) want(status int, method, path, body string) reply {
 // settle polls an answer's operation until it ends.
 func (s *server) settle(r reply) reply {
 	s.t.Helper()
-	u := r.header.Get("Azure-AsyncOperation")
+	u, field := r.header.Get("Azure-AsyncOperation"), "status"
+	if u == "" { // the data plane has a header and words of its own
+		u, field = r.header.Get("Operation-Location"), "state"
+	}
 	if u == "" {
-		s.t.Fatalf("no Azure-AsyncOperation in the answer %d: %s", r.status, r.raw)
+		s.t.Fatalf("no operation in the answer %d: %s", r.status, r.raw)
 	}
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		op := s.want(200, "GET", u, "")
-		switch op.at("status") {
-		case "Succeeded", "Failed", "Canceled":
+		switch op.at(field) {
+		case "Succeeded", "Failed", "Canceled", "Cancelled", "TimedOut":
 			return op
 		}
 		if time.Now().After(deadline) {

@@ -81,9 +81,13 @@ func TestDependencies_Hosts(t *testing.T) {
 	}
 	s.want(200, "PUT", rg+"/providers/Microsoft.Storage/storageAccounts/mine?api-version=2025-08-01", `{"location":"westeurope","kind":"StorageV2","sku":{"name":"Standard_LRS"}}`)
 	s.want(200, "PUT", rg+"/providers/Microsoft.KeyVault/vaults/Mine?api-version=2026-02-01", `{"location":"westeurope","properties":{"sku":{"family":"A","name":"standard"},"accessPolicies":[]}}`)
-	for _, host := range hosts {
-		if code, body := status(host); code != 404 || !strings.Contains(body, "/certificates/contacts is not offered") {
-			t.Errorf("%s: %d %s", host, code, body)
+	const notOffered = "/certificates/contacts is not offered"
+	for i, want := range []struct {
+		status int
+		says   string
+	}{{404, notOffered}, {403, "The request has no signature"}, {404, notOffered}} {
+		if code, body := status(hosts[i]); code != want.status || !strings.Contains(body, want.says) {
+			t.Errorf("%s: %d %s, want %d and %q", hosts[i], code, body, want.status, want.says)
 		}
 	}
 	for _, host := range []string{"mine.azurecr.io", "a.mine.vault.azure.net", "other.vault.azure.net"} {

@@ -23,7 +23,8 @@ var update = flag.Bool("update", false, "write the answers of the wire tests as 
 // A file is a list of exchanges that ### separates. An exchange is a request line, headers,
 // and after an empty line a body; then the lines that begin with < are the answer's status
 // and the headers that ARM clients read, and the rest is its body. Lines that begin with
-// # are comments. The request AWAIT polls the last Azure-AsyncOperation to its end.
+// # are comments. The request AWAIT polls the last answer's operation to its end. {id} is the id in the last answer, and
+// {asset} the one of the last asset.
 func TestWire(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/wire/*.http")
@@ -40,9 +41,13 @@ func TestWire(t *testing.T) {
 			s := start(t, nil)
 			var last reply
 			var out []string
+			asset := "none"
 			for _, exchange := range strings.Split(string(source), "\n###\n") {
 				request := requestOf(exchange)
-				last = s.exchange(request, last)
+				last = s.exchange(request, last, asset)
+				if _, is := last.body["artifacts"].([]any); is {
+					asset = last.at("id").(string)
+				}
 				out = append(out, strings.TrimRight(request, "\n")+"\n\n"+s.golden(last))
 			}
 			got := strings.Join(out, "\n###\n")
@@ -70,8 +75,10 @@ func requestOf(exchange string) string {
 	return strings.TrimSpace(exchange) + "\n"
 }
 
-func (s *server) exchange(request string, last reply) reply {
+func (s *server) exchange(request string, last reply, asset string) reply {
 	s.t.Helper()
+	id, _ := last.at("id").(string)
+	known := strings.NewReplacer("{id}", id, "{asset}", asset)
 	var lines []string
 	for line := range strings.Lines(request) {
 		if !strings.HasPrefix(line, "#") {
@@ -81,12 +88,12 @@ func (s *server) exchange(request string, last reply) reply {
 	if lines[0] == "AWAIT" {
 		return s.settle(last)
 	}
-	method, path, _ := strings.Cut(s.expand(lines[0]), " ")
+	method, path, _ := strings.Cut(known.Replace(s.expand(lines[0])), " ")
 	s.header = http.Header{}
 	body := ""
 	for i, line := range lines[1:] {
 		if line == "" {
-			body = s.expand(strings.Join(lines[i+2:], "\n"))
+			body = known.Replace(s.expand(strings.Join(lines[i+2:], "\n")))
 			break
 		}
 		k, v, _ := strings.Cut(line, ": ")
@@ -106,6 +113,8 @@ func (s *server) exchange(request string, last reply) reply {
 
 func (s *server) expand(text string) string {
 	for _, short := range [][2]string{
+		{"{mms}", "/modelmanagement/v1.0{ml}/ws"},
+		{"{artifacts}", "/artifact/v2.0{ml}/ws/artifacts"},
 		{"{ml}", "{rg}/providers/Microsoft.MachineLearningServices/workspaces"},
 		{"{mc}", "{rg}/providers/Microsoft.ContainerService/managedClusters"},
 		{"{rg}", "{sub}/resourceGroups/rg"},
@@ -130,6 +139,9 @@ var volatile = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)`), "{time}"},
 	{regexp.MustCompile(`[A-Za-z0-9+/=]{100,}`), `{base64}`},
 	{regexp.MustCompile(`("e[tT]ag": )"(\\"|[^"])*"`), `$1"{etag}"`},
+	{regexp.MustCompile(`berth[0-9a-f]{16}\.blob`), "{account}.blob"},
+	{regexp.MustCompile(`(sig|\?se)=[^"&\\]+`), "${1}={signed}"},
+	{regexp.MustCompile(`\d{14}\|`), "{time}|"},
 	{regexp.MustCompile(`(%24|\$)skiptoken=[^"&]+`), "${1}skiptoken={cursor}"},
 }
 
@@ -137,7 +149,7 @@ var volatile = []struct {
 func (s *server) golden(r reply) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "< %d\n", r.status)
-	shown := []string{"Allow", "Azure-Asyncoperation", "Content-Type", "Etag", "Location", "Retry-After", "Www-Authenticate", "X-Ms-Error-Code"}
+	shown := []string{"Allow", "Azure-Asyncoperation", "Content-Type", "Etag", "Location", "Operation-Location", "Retry-After", "Www-Authenticate", "X-Ms-Error-Code"}
 	for _, k := range slices.Sorted(maps.Keys(r.header)) {
 		v := strings.Join(r.header[k], ", ")
 		if k == "Etag" {
