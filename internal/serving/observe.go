@@ -71,6 +71,11 @@ func (c *Cluster) Observe(ctx context.Context, name string) (Observation, error)
 			break
 		}
 	}
+	for i := range pods {
+		if o.Problem == nil {
+			o.Problem = c.starved(ctx, &pods[i])
+		}
+	}
 	if o.Problem == nil {
 		o.Problem = refusal(d)
 	}
@@ -116,8 +121,7 @@ func containerProblem(p *corev1.Pod, s *corev1.ContainerStatus) *Problem {
 	w := s.State.Waiting
 	switch {
 	case ended != nil && ended.Reason == "OOMKilled":
-		return &Problem{Code: OutOfMemory, Times: int(max(1, s.RestartCount)), Since: ended.FinishedAt.Time,
-			Message: fmt.Sprintf("The container used more memory than its limit (%s) and was ended. Raise memory_gb (and memory_gb_limit), or use less in init() or run().%s", limitOf(p), said(ended))}
+		return outOfMemoryProblem(p, int(max(1, s.RestartCount)), ended.FinishedAt.Time, said(ended))
 	case ended != nil && (ended.Reason == "StartError" || ended.Reason == "ContainerCannotRun"):
 		return &Problem{Code: Refused, Since: p.CreationTimestamp.Time, Message: "The container cannot be started, which is the image's or the node's fault and not the model's:" + said(ended)}
 	case ended != nil && s.Started != nil && !*s.Started:
@@ -129,6 +133,36 @@ func containerProblem(p *corev1.Pod, s *corev1.ContainerStatus) *Problem {
 		return &Problem{Code: Refused, Since: p.CreationTimestamp.Time, Message: fmt.Sprintf("The container cannot be started (%s): %s", w.Reason, w.Message)}
 	}
 	return nil
+}
+
+// patience is how long a container may start before its log is looked at for why it does not.
+const patience = 10 * time.Second
+
+// outOfMemory is what gunicorn says when the kernel ended its worker. Where cgroups do not end all processes of a
+// container together (v1), the container lives on and starts workers for ever, and only its log says why.
+const outOfMemory = "Perhaps out of memory?"
+
+// starved looks for the cause in the log of a container that runs and does not become ready.
+func (c *Cluster) starved(ctx context.Context, p *corev1.Pod) *Problem {
+	if len(p.Status.ContainerStatuses) == 0 {
+		return nil
+	}
+	s := &p.Status.ContainerStatuses[0]
+	if s.State.Running == nil || s.Ready || time.Since(s.State.Running.StartedAt.Time) < patience {
+		return nil
+	}
+	var b strings.Builder
+	c.log(ctx, &b, p.Name, 200, false)
+	times := strings.Count(b.String(), outOfMemory)
+	if times == 0 {
+		return nil
+	}
+	return outOfMemoryProblem(p, times, s.State.Running.StartedAt.Time, "")
+}
+
+func outOfMemoryProblem(p *corev1.Pod, times int, since time.Time, log string) *Problem {
+	return &Problem{Code: OutOfMemory, Times: times, Since: since,
+		Message: fmt.Sprintf("The container used more memory than its limit (%s) and was ended. Raise memory_gb and memory_gb_limit, or use less in init() or run().%s", limitOf(p), log)}
 }
 
 func said(t *corev1.ContainerStateTerminated) string {
