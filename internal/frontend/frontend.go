@@ -9,9 +9,11 @@
 package frontend
 
 import (
+	"log"
 	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +33,8 @@ type FrontEnd struct {
 	metrics *metrics
 	model   *http.Transport // to pods
 	peer    *http.Transport // to other front ends
+	// proxyLog takes what proxies have to say of answers that break off.
+	proxyLog *log.Logger
 
 	services atomic.Pointer[map[string]*entry] // replaced as a whole, so that requests read it without a lock
 	peers    atomic.Pointer[peers]
@@ -45,7 +49,7 @@ type entry struct {
 	route    *route.Route
 	versions []*version
 	tokens   *tokens
-	split    splitter
+	split    *splitter
 }
 
 type version struct {
@@ -54,19 +58,23 @@ type version struct {
 }
 
 // New makes a front end without services.
-func New(log *slog.Logger) *FrontEnd {
-	f := &FrontEnd{log: log, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1), metrics: newMetrics()}
+func New(logger *slog.Logger) *FrontEnd {
+	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1), metrics: newMetrics()}
 	f.services.Store(&map[string]*entry{})
 	f.peers.Store(&peers{})
-	f.model = transport(1000)
-	f.peer = transport(1000)
+	f.proxyLog = slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
+	f.model = transport()
+	f.peer = transport()
 	return f
 }
 
-func transport(perHost int) *http.Transport {
+// transport keeps a bounded number of idle connections: each takes about 18 KB, and with one to every pod of
+// thousands of services they would be most of the memory.
+func transport() *http.Transport {
+	const idle = 1000
 	return &http.Transport{
-		MaxIdleConnsPerHost: perHost, IdleConnTimeout: 90 * time.Second, DisableCompression: true,
-		DialContext: dialer.DialContext, WriteBufferSize: 16 << 10, ReadBufferSize: 16 << 10,
+		MaxIdleConns: idle, MaxIdleConnsPerHost: idle, IdleConnTimeout: 90 * time.Second, DisableCompression: true,
+		DialContext: dialer.DialContext,
 	}
 }
 
@@ -97,7 +105,7 @@ func (f *FrontEnd) SetRoute(r *route.Route) {
 		v.pool.setLimit(v.MaxConcurrent)
 		e.versions = append(e.versions, v)
 	}
-	e.split.versions = e.versions
+	e.split = newSplitter(r, e.versions)
 	next := maps.Clone(*f.services.Load())
 	next[r.Service] = e
 	f.services.Store(&next)
@@ -130,39 +138,39 @@ func (f *FrontEnd) service(name string) *entry { return (*f.services.Load())[nam
 // is more than one request away from its share.
 type splitter struct {
 	versions []*version
+	shares   []int // add up to 100
 	mu       sync.Mutex
 	credit   []int
 }
 
-func (s *splitter) next() *version {
-	if len(s.versions) == 1 {
-		return s.versions[0]
+func newSplitter(r *route.Route, versions []*version) *splitter {
+	s := &splitter{versions: versions, shares: make([]int, len(versions)), credit: make([]int, len(versions))}
+	rest := 100
+	for i, v := range versions {
+		s.shares[i] = v.Percent
+		rest -= v.Percent
 	}
-	if len(s.versions) == 0 {
+	if i := slices.IndexFunc(versions, func(v *version) bool { return v.Version == r.DefaultVersion() }); i >= 0 {
+		s.shares[i] += rest
+	}
+	return s
+}
+
+func (s *splitter) next() *version {
+	switch len(s.versions) {
+	case 0:
 		return nil
+	case 1:
+		return s.versions[0]
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.credit == nil {
-		s.credit = make([]int, len(s.versions))
-	}
-	rest := 100
-	for _, v := range s.versions {
-		rest -= v.Percent
-	}
 	best := -1
-	for i, v := range s.versions {
-		share := v.Percent
-		if v.Default {
-			share += rest
-		}
+	for i, share := range s.shares {
 		s.credit[i] += share
 		if share > 0 && (best < 0 || s.credit[i] > s.credit[best]) {
 			best = i
 		}
-	}
-	if best < 0 {
-		return nil
 	}
 	s.credit[best] -= 100
 	return s.versions[best]

@@ -3,10 +3,11 @@ package frontend
 import (
 	"crypto/subtle"
 	"hash/fnv"
-	"io"
 	"net/http"
 	"net/http/httputil"
 	"slices"
+	"sync"
+	"time"
 )
 
 // peers are the front ends of the workspace that serve, this one included.
@@ -14,7 +15,12 @@ type peers struct {
 	self  string
 	addrs []string // sorted
 	token string
+	away  sync.Map // address to when it last did not take a connection
 }
+
+// awayFor is how long a front end that did not take a connection is not tried again: where a machine
+// died, every try costs a request the time limit of dialling.
+const awayFor = 5 * time.Second
 
 const tokenHeader = "X-Berth-Peer"
 
@@ -59,11 +65,15 @@ func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string
 	if owner == p.self {
 		return false
 	}
+	if at, ok := p.away.Load(owner); ok && f.now().Sub(at.(time.Time)) < awayFor {
+		return false
+	}
 	refused := false
 	body := r.Body
-	r.Body = &kept{ReadCloser: body}
+	sent := &upload{ReadCloser: body}
+	r.Body = sent
 	proxy := httputil.ReverseProxy{
-		Transport: f.peer, BufferPool: copies,
+		Transport: f.peer, BufferPool: copies, ErrorLog: f.proxyLog,
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host = "http", owner
 			pr.SetXForwarded()
@@ -71,15 +81,18 @@ func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string
 			pr.Out.Header.Set(tokenHeader, p.token)
 		},
 		ModifyResponse: func(resp *http.Response) error {
-			resp.Header.Del(requestID)
+			w.Header().Del(requestID) // the other one set it
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			if isDial(err) {
+			switch {
+			case r.Context().Err() != nil: // nobody is left to tell
+			case isDial(err):
+				p.away.Store(owner, f.now())
 				refused = true
-				return
-			}
-			if r.Context().Err() == nil {
+			case sent.broke.Load():
+				f.brokeOff(w, service)
+			default:
 				f.refuse(w, service, http.StatusBadGateway, "FrontEndClosedConnection", "A front end ended while it worked on the request. Send it again.")
 			}
 		},
@@ -90,12 +103,6 @@ func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string
 	}
 	return !refused
 }
-
-// kept is a body that stays open, for a second attempt.
-type kept struct{ io.ReadCloser }
-
-// Close leaves the body to the server, which closes it in the end.
-func (*kept) Close() error { return nil }
 
 // Inner answers the other front ends.
 func (f *FrontEnd) Inner() http.Handler {

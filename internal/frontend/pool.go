@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -18,16 +19,23 @@ type pool struct {
 	limit   int
 	pods    map[string]*pod // by address
 	queue   []*waiter
-	changed func() // told when requests queue, so that scaling need not wait for its next look
+	changed func() // told when a request finds no pod at all, so that scaling need not wait for its next look
 	last    time.Time
 }
 
 type pod struct {
 	addr   string
 	busy   int
-	usable bool
-	gone   bool // removed while it still had requests
+	usable bool // as Kubernetes sees it
+	// refusing says that it did not take a connection lately.
+	refusing bool
 }
+
+// refusedFor is how long a pod that did not take a connection gets no other, unless it is seen to become
+// usable sooner. Kubernetes may never notice what went wrong, so the pod has to be tried again.
+const refusedFor = time.Second
+
+func (d *pod) serves() bool { return d.usable && !d.refusing }
 
 type waiter struct {
 	given chan *pod // capacity 1
@@ -50,17 +58,15 @@ func (p *pool) setLimit(n int) {
 func (p *pool) setPods(pods map[string]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for addr, have := range p.pods {
-		if _, ok := pods[addr]; !ok {
-			have.gone, have.usable = true, false
-			delete(p.pods, addr)
-		}
-	}
+	maps.DeleteFunc(p.pods, func(addr string, _ *pod) bool { _, there := pods[addr]; return !there })
 	for addr, usable := range pods {
 		have := p.pods[addr]
 		if have == nil {
 			have = &pod{addr: addr}
 			p.pods[addr] = have
+		}
+		if usable && !have.usable {
+			have.refusing = false
 		}
 		have.usable = usable
 	}
@@ -71,7 +77,7 @@ func (p *pool) setPods(pods map[string]bool) {
 func (p *pool) free() *pod {
 	var best *pod
 	for _, d := range p.pods {
-		if d.usable && d.busy < p.limit && (best == nil || d.busy < best.busy) {
+		if d.serves() && d.busy < p.limit && (best == nil || d.busy < best.busy) {
 			best = d
 		}
 	}
@@ -119,11 +125,12 @@ func (p *pool) acquire(ctx context.Context, wait, cold time.Duration) (*pod, ref
 	}
 	w := &waiter{given: make(chan *pod, 1)}
 	p.queue = append(p.queue, w)
-	if p.usable() == 0 {
-		wait = max(wait, cold)
-	}
+	none := p.usable() == 0
 	p.mu.Unlock()
-	p.changed()
+	if none {
+		wait = max(wait, cold)
+		p.changed()
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	why := overloaded
@@ -154,20 +161,26 @@ func (p *pool) acquire(ctx context.Context, wait, cold time.Duration) (*pod, ref
 func (p *pool) usable() int {
 	n := 0
 	for _, d := range p.pods {
-		if d.usable {
+		if d.serves() {
 			n++
 		}
 	}
 	return n
 }
 
-// release gives a pod back. refused says that it did not take the connection: it gets nothing more until
-// it is seen to be usable again.
+// release gives a pod back. refused says that it did not take the connection: it gets nothing more for
+// refusedFor.
 func (p *pool) release(d *pod, refused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if refused {
-		d.usable = false
+		d.refusing = true
+		time.AfterFunc(refusedFor, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			d.refusing = false
+			p.hand()
+		})
 	}
 	p.drop(d)
 }

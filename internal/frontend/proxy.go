@@ -1,6 +1,7 @@
 package frontend
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -112,7 +114,7 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 		f.refuse(w, t.service, http.StatusNotFound, "UnknownVersion", fmt.Sprintf("The service %q has no such version, or none that takes requests.", t.service))
 		return
 	}
-	f.forward(w, r, t, v)
+	f.forward(w, r, t, v, fromPeer)
 }
 
 func (f *FrontEnd) choose(e *entry, t target, r *http.Request) *version {
@@ -155,7 +157,7 @@ func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
 var copies = &buffers{}
 
 // forward sends a request to a pod of the version.
-func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *version) {
+func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *version, fromPeer bool) {
 	began := f.now()
 	if r.ContentLength > v.MaxBody {
 		f.tooLarge(w, t.service, v)
@@ -168,15 +170,21 @@ func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *
 	defer cancel(nil)
 	trip := &trip{front: f, version: v, cancel: cancel, client: r.Context()}
 	proxy := httputil.ReverseProxy{
-		Transport: trip, BufferPool: copies, ErrorLog: nil,
+		Transport: trip, BufferPool: copies, ErrorLog: f.proxyLog,
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.URL.Path, p.Out.URL.RawPath = "http", "model", t.path, ""
-			p.SetXForwarded()
+			if p.SetXForwarded(); fromPeer { // which knows the client; this one knows only the peer
+				for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+					p.Out.Header[h] = p.In.Header[h]
+				}
+			}
 			p.Out.Host = r.Host
 			if v.Name != "" {
 				p.Out.Header.Set(VersionHeader, v.Name)
 			}
 			p.Out.Header.Del("Authorization") // it is for the router; a model has no use for a key
+			p.Out.Header.Del("Upgrade")       // a model answers a request, and its pod is free again
+			p.Out.Header.Del("Connection")
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			resp.Header.Set(answeredBy, "model")
@@ -187,7 +195,8 @@ func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *
 			if v.Name != "" {
 				resp.Header.Set(VersionHeader, v.Name)
 			}
-			resp.Header.Del(requestID) // it is set already
+			w.Header().Del(requestID)
+			resp.Header.Set(requestID, r.Header.Get(requestID))
 			f.metrics.done(t.service, v.Name, resp.StatusCode, f.now().Sub(began))
 			return nil
 		},
@@ -206,18 +215,28 @@ func (f *FrontEnd) failed(w http.ResponseWriter, t target, v *version, trip *tri
 	switch {
 	case errors.As(err, &big):
 		f.tooLarge(w, t.service, v)
+	case trip.client.Err() != nil:
+		f.metrics.count(t.service, v.Name, statusClientGone) // nobody is left to tell
+	case trip.sent.broke.Load():
+		f.brokeOff(w, t.service)
 	case trip.refused == overloaded:
 		f.refuse(w, t.service, http.StatusServiceUnavailable, "Overloaded", fmt.Sprintf("Too many requests for service %s (overloaded): none of its replicas became free within %s. Raise the number of replicas, or lower the target utilization.", t.service, v.QueueWait))
 	case trip.refused == noReplicas:
 		f.refuse(w, t.service, http.StatusServiceUnavailable, "NoReadyReplicas", "No ready replicas for service "+t.service+". Its state and logs say why: get_logs().")
-	case trip.refused == clientGone || trip.client.Err() != nil:
-		f.metrics.count(t.service, v.Name, 499) // nobody is left to tell
-	case errors.Is(err, errTimeout) || trip.timedOut:
+	case errors.Is(err, errTimeout) || trip.timedOut || trip.refused == clientGone: // gone, while the client is there: the time limit
 		f.refuse(w, t.service, http.StatusGatewayTimeout, "ScoringTimeout", fmt.Sprintf("The model did not answer within %s (scoring_timeout_ms).", v.Timeout))
 	default:
 		f.refuse(w, t.service, http.StatusBadGateway, "ReplicaClosedConnection", "Replica closed connection before replying: its container ended or was ended while it worked. get_logs() says more.")
 	}
 }
+
+// brokeOff answers for a body that ended before its end, or is malformed.
+func (f *FrontEnd) brokeOff(w http.ResponseWriter, service string) {
+	f.refuse(w, service, http.StatusBadRequest, "BodyBrokeOff", "The request's body broke off, or its chunks are malformed. Send it again, whole.")
+}
+
+// statusClientGone is what requests are counted as whose client did not wait for the answer.
+const statusClientGone = 499
 
 var errTimeout = errors.New("scoring took too long")
 
@@ -230,7 +249,26 @@ type trip struct {
 	client   context.Context
 	refused  refusal
 	timedOut bool
+	sent     upload
 }
+
+// upload is a request's body on its way. An attempt that fails closes it, but it stays open for the next one;
+// the server closes what is under it in the end.
+type upload struct {
+	io.ReadCloser
+	broke atomic.Bool // the client did not send it to its end
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		u.broke.Store(true)
+	}
+	return n, err
+}
+
+// Close does nothing.
+func (*upload) Close() error { return nil }
 
 const attempts = 4
 
@@ -238,12 +276,15 @@ const attempts = 4
 func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
 	v := t.version
 	cold := time.Duration(0)
-	if v.Scale.Min == 0 {
+	if v.Scale.Auto && v.Scale.Min == 0 {
 		cold = max(v.Timeout, route.DefaultTimeout) // a version that sleeps is woken by its first request
 	}
-	body := r.Body
-	if body != nil && body != http.NoBody {
-		r.Body = io.NopCloser(body) // an attempt that fails closes it, and the next one needs it
+	if r.Body != nil && r.Body != http.NoBody {
+		t.sent.ReadCloser = r.Body
+		r.Body = &t.sent
+		if err := readEarly(r); err != nil {
+			return nil, err
+		}
 	}
 	for n := 1; ; n++ {
 		d, why := v.pool.acquire(r.Context(), v.QueueWait, cold)
@@ -255,17 +296,62 @@ func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.URL.Host = d.addr
 		resp, err := t.front.model.RoundTrip(r)
 		if err == nil {
-			resp.Body = &held{ReadCloser: resp.Body, release: func() { timer.Stop(); v.pool.release(d, false) }}
-			return resp, nil
+			empty := resp.Body == http.NoBody
+			body := &held{ReadCloser: resp.Body, release: func() { timer.Stop(); v.pool.release(d, false) }}
+			resp.Body = body
+			switch {
+			case resp.StatusCode == http.StatusSwitchingProtocols:
+				_ = resp.Body.Close() // it is of no use
+				return nil, errors.New("the model switched protocols, which it was not asked to do")
+			case !empty && resp.ContentLength > 0 && resp.ContentLength <= small:
+				err = readAnswer(resp)
+				t.timedOut = errors.Is(context.Cause(r.Context()), errTimeout)
+			default:
+				// A client that does not read keeps the answer open for as long as it likes, not the pod.
+				context.AfterFunc(r.Context(), body.giveBack)
+			}
+			return resp, err
 		}
 		timer.Stop()
 		t.timedOut = errors.Is(context.Cause(r.Context()), errTimeout)
-		dial := isDial(err)
+		dial := isDial(err) && r.Context().Err() == nil
 		v.pool.release(d, dial)
-		if !dial || n == attempts || r.Context().Err() != nil {
+		if !dial {
+			return nil, err
+		}
+		if n == attempts {
+			t.refused = noReplicas
 			return nil, err
 		}
 	}
+}
+
+// small is the largest body, of a request or an answer, that is kept in memory, in bytes.
+const small = 64 << 10
+
+// readEarly reads a small body. Only then does the server notice a client that leaves the queue, and no pod has
+// to wait for a client that sends slowly.
+func readEarly(r *http.Request) error {
+	if r.ContentLength <= 0 || r.ContentLength > small {
+		return nil
+	}
+	body := make([]byte, r.ContentLength)
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		return err
+	}
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	r.Body, _ = r.GetBody() // never fails
+	return nil
+}
+
+// readAnswer reads a small answer. One that breaks off can then still become an error that says so, and no pod has
+// to wait for a client that reads slowly.
+func readAnswer(resp *http.Response) error {
+	body := make([]byte, resp.ContentLength)
+	_, err := io.ReadFull(resp.Body, body)
+	_ = resp.Body.Close() // gives the pod back
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return err
 }
 
 func isDial(err error) bool {
@@ -282,6 +368,8 @@ type held struct {
 
 func (h *held) Close() error {
 	err := h.ReadCloser.Close()
-	h.once.Do(h.release)
+	h.giveBack()
 	return err
 }
+
+func (h *held) giveBack() { h.once.Do(h.release) }

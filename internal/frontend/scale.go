@@ -13,10 +13,13 @@ const (
 	downAfter = time.Minute
 	// sleepAfter is how long a version that may sleep waits for another request first.
 	sleepAfter = 10 * time.Minute
+	// lookEvery is how often it is looked whose next decision is due.
+	lookEvery = 250 * time.Millisecond
 )
 
 // wanted is the number of replicas that a load needs: so many that busy replicas and queued requests are
-// the target share of them, by the original's formula.
+// the target share of them, by the original's formula. Where a container takes several requests at a time, so
+// many queued ones count as one replica's work, as in the original's formula for planning.
 func wanted(s route.Scale, l load, maxConcurrent int) int {
 	work := float64(l.busy) + float64(l.queued)/float64(max(1, maxConcurrent))
 	n := int(math.Ceil(work * 100 / float64(s.Utilization)))
@@ -39,6 +42,9 @@ type peak struct {
 
 // decide is the number of replicas that there should be now.
 func (h *history) decide(now time.Time, want, have int) int {
+	if h.peaks == nil { // a front end that starts, or takes a service over, knows nothing of the last minute
+		h.peaks = []peak{{now, have}}
+	}
 	h.peaks = append(h.peaks, peak{now, want})
 	i := 0
 	for i < len(h.peaks) && now.Sub(h.peaks[i].at) > downAfter {
@@ -59,7 +65,7 @@ func (h *history) decide(now time.Time, want, have int) int {
 // set to, and false when that is not known.
 func (f *FrontEnd) Run(ctx context.Context, scaler Scaler, replicas func(workload string) (int, bool)) {
 	histories := map[string]*history{}
-	tick := time.NewTicker(250 * time.Millisecond)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -96,8 +102,8 @@ func (f *FrontEnd) scale(now time.Time, histories map[string]*history, scaler Sc
 			if !ok {
 				continue
 			}
-			h.next = now.Add(v.Scale.Refresh)
-			to := h.decide(now, wanted(v.Scale, l, v.MaxConcurrent), have)
+			h.next = now.Add(v.Scale.Refresh - lookEvery/2) // a look that comes a moment early must not wait for another
+			to := min(h.decide(now, wanted(v.Scale, l, v.MaxConcurrent), have), v.Scale.Max)
 			if to == have {
 				continue
 			}

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -40,14 +42,24 @@ const (
 	tokenKey          = "token"
 )
 
+// FrontEnd is what a Watcher feeds: a *frontend.FrontEnd.
+type FrontEnd interface {
+	SetRoute(*route.Route)
+	RemoveRoute(service string)
+	SetPods(workload string, pods map[string]bool)
+	SetPeers(self string, addrs []string, token string)
+	Run(ctx context.Context, scaler frontend.Scaler, replicas func(workload string) (int, bool))
+}
+
 // Watcher feeds one front end.
 type Watcher struct {
 	API       kubernetes.Interface
 	Namespace string
 	Self      string // this pod's address
-	Front     *frontend.FrontEnd
+	Front     FrontEnd
 	Log       *slog.Logger
 
+	asker       *http.Client // to pods
 	certificate atomic.Pointer[tls.Certificate]
 	ready       atomic.Bool
 	deployments cache.Store
@@ -72,6 +84,9 @@ const (
 // Run watches until ctx ends. It returns early only when the first lists cannot be read in that time.
 func (w *Watcher) Run(ctx context.Context) error {
 	w.slices, w.probes = map[string]*discoveryv1.EndpointSlice{}, map[string]*probe{}
+	if w.asker == nil {
+		w.asker = &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	}
 	factory := func(selector fields.Selector) informers.SharedInformerFactory {
 		return informers.NewSharedInformerFactoryWithOptions(w.API, resync, informers.WithNamespace(w.Namespace), informers.WithTransform(trim),
 			informers.WithTweakListOptions(func(o *metav1.ListOptions) {
@@ -192,7 +207,7 @@ func (w *Watcher) setToken(o any) {
 // tellPeers tells the front end who else serves. w.mu is held.
 func (w *Watcher) tellPeers() {
 	self := net.JoinHostPort(w.Self, strconv.Itoa(PeersPort))
-	addrs := map[string]bool{self: true}
+	addrs := map[string]bool{}
 	for _, s := range w.slices {
 		if s.Labels[discoveryv1.LabelServiceName] != PeersService {
 			continue
@@ -205,15 +220,12 @@ func (w *Watcher) tellPeers() {
 			}
 		}
 	}
-	list := make([]string, 0, len(addrs))
-	for a := range addrs {
-		list = append(list, a)
+	if len(addrs) == 0 { // the first one, or one that knows nothing of the others
+		addrs[self] = true
 	}
-	token := w.token
-	if len(list) == 1 {
-		token = "" // alone: nothing to pass on
-	}
-	w.Front.SetPeers(self, list, token)
+	// Otherwise a front end that is not ready, or is ending, leaves its services to those that are: two that
+	// both think a service theirs would scale it against each other.
+	w.Front.SetPeers(self, slices.Collect(maps.Keys(addrs)), w.token)
 }
 
 func is(b *bool) bool { return b != nil && *b }
@@ -294,8 +306,6 @@ func (w *Watcher) probe(ctx context.Context, service, addr string, ready bool) {
 	}
 }
 
-var asker = &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-
 // ask waits until a pod answers.
 func (w *Watcher) ask(ctx context.Context, service, addr string, p *probe) {
 	tick := time.NewTicker(probeInterval)
@@ -310,7 +320,7 @@ func (w *Watcher) ask(ctx context.Context, service, addr string, p *probe) {
 		if err != nil {
 			return
 		}
-		resp, err := asker.Do(req)
+		resp, err := w.asker.Do(req)
 		if err != nil {
 			continue
 		}

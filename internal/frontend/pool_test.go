@@ -1,0 +1,301 @@
+package frontend
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/berthdev/berth/internal/route"
+)
+
+func TestRequestsOfOneContainerAreLimited(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int{1, 3} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+				f.SetRoute(service(t, "iris", func(r *route.Route) {
+					r.Versions[0].MaxConcurrent, r.Versions[0].QueueWait = limit, time.Hour
+				}))
+				most := map[string]*atomic.Int32{}
+				for _, addr := range []string{"a:5001", "b:5001"} {
+					var now, top atomic.Int32
+					most[addr] = &top
+					n.listen(t, addr, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+						_, _ = io.Copy(io.Discard, r.Body)
+						if v := now.Add(1); v > top.Load() {
+							top.Store(v)
+						}
+						time.Sleep(time.Second)
+						now.Add(-1)
+					}))
+				}
+				f.SetPods("iris", up("a:5001", "b:5001"))
+				c := n.client(t)
+				began := time.Now()
+				var wg sync.WaitGroup
+				for range 10 * 2 * limit {
+					wg.Go(func() {
+						if a := score(t, c, "iris", "x"); a.status != 200 {
+							t.Errorf("answered %d %s", a.status, a.reason)
+						}
+					})
+				}
+				wg.Wait()
+				if took := time.Since(began); took != 10*time.Second {
+					t.Errorf("took %v, want 10s: neither more nor less at a time", took)
+				}
+				for addr, top := range most {
+					if top.Load() != int32(limit) {
+						t.Errorf("%s had up to %d requests at a time, want %d", addr, top.Load(), limit)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestFirstComeFirstServed(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+		f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].QueueWait = time.Hour }))
+		var mu sync.Mutex
+		var served []string
+		n.listen(t, "pod:5001", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			mu.Lock()
+			served = append(served, string(body))
+			mu.Unlock()
+			time.Sleep(time.Second)
+		}))
+		f.SetPods("iris", up("pod:5001"))
+		c := n.client(t)
+		var wg sync.WaitGroup
+		var want []string
+		for i := range 20 {
+			name := fmt.Sprint(i)
+			want = append(want, name)
+			wg.Go(func() { score(t, c, "iris", name) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		if !slices.Equal(served, want) {
+			t.Errorf("served in the order %v", served)
+		}
+	})
+}
+
+func TestQueueWait(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		wait, busy time.Duration
+		status     int
+		reason     string
+		took       time.Duration // busy and wait count from the same moment
+	}{
+		{"free in time", 500 * time.Millisecond, 499 * time.Millisecond, 200, "", 499 * time.Millisecond},
+		{"too late", 500 * time.Millisecond, time.Second, 503, "Overloaded", 500 * time.Millisecond},
+		{"no waiting", 0, time.Second, 503, "Overloaded", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+				f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].QueueWait = tt.wait }))
+				n.listen(t, "pod:5001", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					if body, _ := io.ReadAll(r.Body); string(body) == "first" {
+						time.Sleep(tt.busy)
+					}
+				}))
+				f.SetPods("iris", up("pod:5001"))
+				c := n.client(t)
+				first := make(chan answer)
+				go func() { first <- score(t, c, "iris", "first") }()
+				synctest.Wait()
+				a := score(t, c, "iris", "second")
+				by := map[bool]string{true: "model", false: "router"}[tt.status == 200]
+				a.want(t, tt.status, by, tt.reason)
+				if a.took != tt.took {
+					t.Errorf("took %v, want %v", a.took, tt.took)
+				}
+				if tt.status == 503 && a.header.Get("Retry-After") == "" {
+					t.Error("there is no Retry-After")
+				}
+				(<-first).want(t, 200, "model", "")
+			})
+		})
+	}
+}
+
+// acquired takes a pod in a bubble without waiting.
+func acquired(t *testing.T, p *pool) *pod {
+	t.Helper()
+	d, why := p.acquire(t.Context(), 0, 0)
+	if d == nil {
+		t.Fatalf("no pod: refusal %d", why)
+	}
+	return d
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(func() {})
+		p.setPods(up("a"))
+		busy := acquired(t, p)
+		var wg sync.WaitGroup
+		var got atomic.Int32
+		for range maxQueued {
+			wg.Go(func() {
+				if d, _ := p.acquire(t.Context(), time.Hour, 0); d != nil {
+					got.Add(1)
+					p.release(d, false)
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		if d, why := p.acquire(t.Context(), time.Hour, 0); d != nil || why != overloaded || time.Since(began) != 0 {
+			t.Errorf("beyond a full queue: pod %v, refusal %d after %v; want overloaded at once", d, why, time.Since(began))
+		}
+		p.release(busy, false)
+		wg.Wait()
+		if got.Load() != maxQueued {
+			t.Errorf("%d of %d in the queue were served", got.Load(), maxQueued)
+		}
+	})
+}
+
+func TestLeastLoaded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(func() {})
+		p.setLimit(4)
+		p.setPods(map[string]bool{"a": true, "b": true, "c": true, "not ready": false})
+		seed := rand.Uint64()
+		random := rand.New(rand.NewPCG(seed, 0))
+		var taken []*pod
+		for range 2000 {
+			if len(taken) == 12 || len(taken) > 0 && random.IntN(2) == 0 {
+				i := random.IntN(len(taken))
+				p.release(taken[i], false)
+				taken = slices.Delete(taken, i, i+1)
+				continue
+			}
+			least := 100
+			for _, d := range p.pods {
+				if d.usable {
+					least = min(least, d.busy)
+				}
+			}
+			d := acquired(t, p)
+			if d.addr == "not ready" || d.busy != least+1 {
+				t.Fatalf("seed %d: %s with %d requests was chosen, the least were %d", seed, d.addr, d.busy-1, least)
+			}
+			taken = append(taken, d)
+		}
+	})
+}
+
+// Whatever makes room serves the queue.
+func TestQueueIsServedWhen(t *testing.T) {
+	t.Parallel()
+	for name, happens := range map[string]func(p *pool, busy *pod){
+		"a request ends":              func(p *pool, busy *pod) { p.release(busy, false) },
+		"a pod comes":                 func(p *pool, _ *pod) { p.setPods(up("a", "b")) },
+		"another pod takes its place": func(p *pool, _ *pod) { p.setPods(up("b")) },
+		"a pod becomes ready":         func(p *pool, _ *pod) { p.setPods(map[string]bool{"a": true, "sick": true}) },
+		"the limit rises":             func(p *pool, _ *pod) { p.setLimit(2) },
+		"a pod no longer refuses":     func(p *pool, busy *pod) { p.release(busy, true); time.Sleep(refusedFor) },
+		"a pod that refused came back": func(p *pool, busy *pod) {
+			p.release(busy, true)
+			p.setPods(map[string]bool{"a": false})
+			p.setPods(up("a"))
+		},
+		"a pod is replaced by its like": func(p *pool, _ *pod) { p.setPods(nil); p.setPods(up("a")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(func() {})
+				p.setPods(map[string]bool{"a": true, "sick": false})
+				busy := acquired(t, p)
+				var got *pod
+				go func() { got, _ = p.acquire(t.Context(), time.Hour, 0) }()
+				synctest.Wait()
+				if got != nil {
+					t.Fatal("a busy pod was given")
+				}
+				began := time.Now()
+				happens(p, busy)
+				synctest.Wait()
+				if got == nil {
+					t.Error("the queue still waits")
+				}
+				if took := time.Since(began); took > refusedFor {
+					t.Errorf("it waited %v", took)
+				}
+			})
+		})
+	}
+}
+
+// A pod that is given in the moment its waiter leaves is not lost.
+func TestPodGivenToWhoLeaves(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPool(func() {})
+			p.setPods(up("a"))
+			busy := acquired(t, p)
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				if d, _ := p.acquire(ctx, time.Hour, 0); d != nil {
+					p.release(d, false)
+				}
+			}()
+			synctest.Wait()
+			cancel() // wakes the waiter, which is mostly too slow to leave the queue before
+			p.release(busy, false)
+			synctest.Wait()
+			if l := p.load(time.Now()); l.busy != 0 || l.queued != 0 {
+				t.Fatalf("afterwards the load is %+v", l)
+			}
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(func() {})
+		want := func(l load) {
+			t.Helper()
+			if got := p.load(time.Now()); got != l {
+				t.Errorf("the load is %+v, want %+v", got, l)
+			}
+		}
+		p.setLimit(2)
+		p.setPods(map[string]bool{"a": true, "b": true, "c": false})
+		time.Sleep(time.Minute)
+		want(load{replicas: 3, idle: time.Minute})
+		all := []*pod{acquired(t, p), acquired(t, p), acquired(t, p)}
+		want(load{busy: 2, replicas: 3}) // a pod with two requests is one that is busy
+		time.Sleep(time.Minute)
+		want(load{busy: 2, replicas: 3})
+		for _, d := range all {
+			p.release(d, false)
+		}
+		want(load{replicas: 3})
+		time.Sleep(time.Second)
+		want(load{replicas: 3, idle: time.Second})
+	})
+}
