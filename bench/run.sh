@@ -8,6 +8,8 @@ go run ./bench/api
 if [ "$(id -u)" = 0 ]; then
 	echo "== clusters"
 	go run ./bench/cluster
+	echo "== front end"
+	go run -C bench/frontend . -libexec "$PWD/bin/libexec" -traefik "$PWD/.build/traefik"
 else
-	echo "== clusters: skipped, because real clusters need root"
+	echo "== clusters, front end: skipped, because they need root"
 fi

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+
+	"github.com/berthdev/berth/internal/route"
+)
+
+// load is one load and what came of it.
+type load struct {
+	targets []vegeta.Target
+	rate    float64 // requests a second, whether answers come or not; 0: as many as workers can
+	workers uint64  // then
+	length  time.Duration
+}
+
+func post(url string, body []byte, delay string) vegeta.Target {
+	h := http.Header{"Authorization": {"Bearer " + key}, "Content-Type": {"application/octet-stream"}}
+	if delay != "" {
+		h.Set(delayHeader, delay)
+	}
+	return vegeta.Target{Method: http.MethodPost, URL: url, Body: body, Header: h}
+}
+
+func (l load) run(ctx context.Context) *vegeta.Metrics {
+	connections := &http.Transport{MaxIdleConnsPerHost: 10000, DisableCompression: true}
+	defer connections.CloseIdleConnections() // an attacker leaves its own open
+	options := []func(*vegeta.Attacker){vegeta.Client(&http.Client{Transport: connections, Timeout: 30 * time.Second}), vegeta.MaxBody(0)}
+	pace := vegeta.Rate{Freq: int(math.Round(l.rate * 1000)), Per: 1000 * time.Second}
+	if l.rate == 0 {
+		pace = vegeta.Rate{}
+		options = append(options, vegeta.Workers(l.workers), vegeta.MaxWorkers(l.workers))
+	}
+	a := vegeta.NewAttacker(options...)
+	defer context.AfterFunc(ctx, func() { a.Stop() })()
+	var m vegeta.Metrics
+	for r := range a.Attack(vegeta.NewStaticTargeter(l.targets...), pace, l.length, "") {
+		m.Add(r)
+	}
+	m.Close()
+	if n := failures(&m); n > 0 && ctx.Err() == nil {
+		fmt.Fprintf(os.Stderr, "%s: %d of %d requests failed: %v %q\n", l.targets[0].URL, n, m.Requests, m.StatusCodes, m.Errors[:min(3, len(m.Errors))])
+	}
+	return &m
+}
+
+func failures(m *vegeta.Metrics) int { return int(math.Round(float64(m.Requests) * (1 - m.Success))) }
+
+// way is a way to the pod.
+type way struct {
+	name string
+	url  string
+	proc *process // nil: straight
+}
+
+// result is what a way did in one run: what it added to the way straight to the pod, or, of that way, the whole.
+type result struct {
+	mean, p50, p99 time.Duration
+	perCPU         float64 // requests per second of the way's processor time
+	memory         float64
+	failed         int
+}
+
+type scenario struct {
+	title string
+	size  int
+	delay string
+}
+
+const compared = 4000 // the service that is compared, beyond those of the other measurements
+
+// compareAll prints the tables of the comparison.
+func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) error {
+	var own processes // they leave the machine to what is measured afterwards
+	defer func() { own.end() }()
+	pod := fmt.Sprintf("%s:%d", podIP(compared, 0), route.ContainerPort)
+	nginx, traefik, err := startPeers(ctx, &own, o.traefik, pod)
+	if err != nil {
+		return err
+	}
+	fe, err := c.startFrontEnd(ctx, &own, o.libexec)
+	if err != nil {
+		return err
+	}
+	if err := c.add(ctx, compared, func(r *route.Route) { r.Versions[0].MaxConcurrent = 1000 }); err != nil {
+		return err
+	}
+	if err := c.serves(ctx, compared); err != nil {
+		return err
+	}
+	path := "/api/v1/service/" + name(compared) + "/score"
+	ways := []way{{"none: the whole", "http://" + pod + path, nil}, {"nginx", "http://" + nginxAddr + path, nginx}, {"Traefik", "http://" + traefikAddr + path, traefik}, {"Berth", "http://" + frontEnd + path, fe}}
+	fmt.Printf("Medians of %d runs of %s, and the range. nginx %s, Traefik %s, open-loop load; all share the machine's %d processors.\n\n", o.runs, o.length, nginxVersion(ctx), traefikVersion, runtime.NumCPU())
+	fmt.Printf("| pod, body each way | | rate /s | added mean | added p50 | added p99 | requests per CPU-second | memory | failed |\n|---|---|---|---|---|---|---|---|---|\n")
+	rates := map[int]float64{}
+	for _, s := range []scenario{{"null, 1 KB", 1 << 10, ""}, {"null, 1 MB", 1 << 20, ""}, {"100 ms, 1 KB", 1 << 10, "100ms"}, {"100 ms, 1 MB", 1 << 20, "100ms"}} {
+		body := make([]byte, s.size)
+		if rates[s.size] == 0 { // pods that take no time show what the front end can do
+			full := load{targets: []vegeta.Target{post(url(compared), body, "")}, workers: 32, length: o.length}
+			full.run(ctx) // warm
+			m := full.run(ctx)
+			rates[s.size] = math.Round(m.Throughput * o.share)
+			if rates[s.size] == 0 {
+				return errors.New("nothing was answered")
+			}
+			fmt.Printf("| %s: Berth at its limit | | %.0f | | | %.2f ms whole | | | %d |\n", s.title, m.Throughput, ms(m.Latencies.P99), failures(m))
+		}
+		if err := o.compareOne(ctx, s, ways, rates[s.size]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compareOne loads all ways at the same rate, one after the other, as often as there are runs.
+func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate float64) error {
+	body, results := make([]byte, s.size), map[string][]result{}
+	for run := range o.runs {
+		var straight *vegeta.Metrics
+		for i := range ways {
+			w := ways[0]
+			if i > 0 { // in another order in each run
+				w = ways[1+(i-1+run)%(len(ways)-1)]
+			}
+			l := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length / 5}
+			l.run(ctx) // warm
+			l.length = o.length
+			var cpu time.Duration
+			if w.proc != nil {
+				cpu = w.proc.cpu()
+			}
+			m := l.run(ctx)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			r := result{mean: m.Latencies.Mean, p50: m.Latencies.P50, p99: m.Latencies.P99, failed: failures(m)}
+			if w.proc == nil {
+				if r.failed > 0 {
+					return errors.New("the pod itself did not answer all requests")
+				}
+				straight = m
+			} else {
+				r.mean, r.p50, r.p99 = r.mean-straight.Latencies.Mean, r.p50-straight.Latencies.P50, r.p99-straight.Latencies.P99
+				r.perCPU, r.memory = float64(m.Requests)/max(0.01, (w.proc.cpu()-cpu).Seconds()), w.proc.memory()
+			}
+			results[w.name] = append(results[w.name], r)
+		}
+	}
+	per := map[string]float64{}
+	for _, w := range ways {
+		rs, failed := results[w.name], 0
+		for _, r := range rs {
+			failed += r.failed
+		}
+		of := func(get func(result) float64) []float64 {
+			var all []float64
+			for _, r := range rs {
+				all = append(all, get(r))
+			}
+			slices.Sort(all)
+			return all
+		}
+		p99, cpu := of(func(r result) float64 { return ms(r.p99) }), of(func(r result) float64 { return r.perCPU })
+		per[w.name] = middle(cpu)
+		cost := " | "
+		if w.proc != nil {
+			cost = fmt.Sprintf("%.0f (%.0f to %.0f) | %.0f MiB", middle(cpu), cpu[0], cpu[len(cpu)-1], middle(of(func(r result) float64 { return r.memory })))
+		}
+		fmt.Printf("| %s | %s | %.0f | %.2f ms | %.2f ms | %.2f ms (%.2f to %.2f) | %s | %d |\n", s.title, w.name, rate,
+			middle(of(func(r result) float64 { return ms(r.mean) })), middle(of(func(r result) float64 { return ms(r.p50) })), middle(p99), p99[0], p99[len(p99)-1], cost, failed)
+	}
+	fmt.Printf("| %s | Berth's requests per CPU-second: %.2f of Traefik's, %.2f of nginx's | | | | | | | |\n", s.title, per["Berth"]/per["Traefik"], per["Berth"]/per["nginx"])
+	return nil
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// middle of what is sorted.
+func middle(all []float64) float64 { return all[len(all)/2] }

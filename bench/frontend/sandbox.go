@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// work is where everything writes: a file system in memory that goes with the namespace.
+const work = "/run/bench"
+
+// inNamespaces runs this program as the first process of a process namespace, so that all it starts
+// ends with it, with a network of its own.
+func inNamespaces(ctx context.Context, args []string) error {
+	runtime.LockOSThread() // Pdeathsig goes by the thread
+	defer runtime.UnlockOSThread()
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	c := exec.CommandContext(ctx, self, args...)
+	c.Stdout, c.Stderr = os.Stdout, os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	return c.Run()
+}
+
+// network is where pods and the front end have their addresses: all of it is this machine.
+const network = "10.77.0.1/16"
+
+func setUp() error {
+	err := errors.Join(
+		syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""),
+		syscall.Mount("proc", "/proc", "proc", 0, ""),
+		syscall.Mount("tmpfs", "/run", "tmpfs", 0, ""),
+		os.Mkdir(work, 0o755),
+	)
+	if err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	addr, err := netlink.ParseAddr(network)
+	if err != nil {
+		return err
+	}
+	return errors.Join(netlink.LinkSetUp(lo), netlink.AddrAdd(lo, addr))
+}
+
+// processes are ended in the opposite order of their start.
+type processes []*process
+
+type process struct {
+	name string
+	cmd  *exec.Cmd
+}
+
+func (p *processes) start(name string, env []string, args ...string) (*process, error) {
+	log, err := os.Create(filepath.Join(work, name+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }() // the process has its own handle
+	c := exec.Command(args[0], args[1:]...)
+	c.Env, c.Dir, c.Stdout, c.Stderr = append(os.Environ(), env...), work, log, log
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	started := &process{name: name, cmd: c}
+	*p = append(*p, started)
+	return started, nil
+}
+
+func (p *processes) end() {
+	for i := len(*p) - 1; i >= 0; i-- {
+		(*p)[i].end()
+	}
+	*p = nil
+}
+
+func (p *process) end() {
+	_ = p.cmd.Process.Kill()
+	_ = p.cmd.Wait()
+}
+
+// log is the end of what a process wrote.
+func (p *process) log() string {
+	data, _ := os.ReadFile(filepath.Join(work, p.name+".log"))
+	return string(data[max(0, len(data)-2000):])
+}
+
+// tree is a process and its children, nginx's workers.
+func (p *process) tree() []string {
+	pid := strconv.Itoa(p.cmd.Process.Pid)
+	pids := []string{pid}
+	data, _ := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
+	return append(pids, strings.Fields(string(data))...)
+}
+
+// cpu is the processor time used so far.
+func (p *process) cpu() time.Duration {
+	const ticks = 100 // a second, on every Linux
+	total := 0
+	for _, pid := range p.tree() {
+		data, _ := os.ReadFile("/proc/" + pid + "/stat")
+		_, rest, _ := strings.Cut(string(data), ") ")
+		if f := strings.Fields(rest); len(f) > 12 {
+			user, _ := strconv.Atoi(f[11])
+			system, _ := strconv.Atoi(f[12])
+			total += user + system
+		}
+	}
+	return time.Duration(total) * time.Second / ticks
+}
+
+// memory is the resident set in MiB. Pages that nginx's processes share count once.
+func (p *process) memory() float64 {
+	total, field := 0.0, "Rss:"
+	pids := p.tree()
+	if len(pids) > 1 {
+		field = "Pss:"
+	}
+	for _, pid := range pids {
+		data, _ := os.ReadFile("/proc/" + pid + "/smaps_rollup")
+		for line := range strings.Lines(string(data)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == field {
+				kib, _ := strconv.ParseFloat(f[1], 64)
+				total += kib / 1024
+			}
+		}
+	}
+	return total
+}
+
+// until waits for something.
+func until(ctx context.Context, what string, done func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for !done() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: not within a minute", what)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func listens(addr string) func() bool {
+	return func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return false
+		}
+		_ = c.Close()
+		return true
+	}
+}
