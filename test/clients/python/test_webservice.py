@@ -6,8 +6,8 @@ import json
 import os
 import pathlib
 import pickle
+import signal
 import socket
-import tarfile
 import textwrap
 import threading
 import time
@@ -558,7 +558,7 @@ def test_init_hangs(ws, compute, sources):
 
         def run(body):
             return 1
-    """), small(initial_delay_seconds=4, period_seconds=1, failure_threshold=1), wait=False)
+    """), small(initial_delay_seconds=4, period_seconds=1, failure_threshold=1, scoring_timeout_ms=1000), wait=False)
     fails(service, "init()")
     assert service.state == "Failed"
     service.delete()
@@ -676,13 +676,83 @@ def test_pod_killed(echo, kubectl):
 @proves("the front end killed: it comes back by itself", "D1")
 def test_front_end_killed(echo, kubectl):
     primary, _ = echo.get_keys()
+    old = kubectl("get", "pods", "-l", "app=azureml-fe", "-o", "name")
     kubectl("delete", "pods", "-l", "app=azureml-fe", "--grace-period=0", "--force", "--wait=false")
+
+    def replaced():
+        pods = json.loads(kubectl("get", "pods", "-l", "app=azureml-fe", "-o", "json"))["items"]
+        return all("pod/" + p["metadata"]["name"] not in old and p["status"].get("containerStatuses", [{}])[0].get("ready") for p in pods) and pods
 
     def serves():
         with contextlib.suppress(OSError):
-            return http(echo.scoring_uri, key=primary, timeout=5)[0] == 200
+            return all(http(echo.scoring_uri, key=primary, timeout=5)[0] == 200 for _ in range(20))
 
+    until(replaced, "there is another one")
     until(serves, "it serves again")
+
+
+def processes(cgroup):
+    """The processes below a cgroup of one of the cluster's nodes."""
+    out = []
+    for entry in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if cgroup in (entry / "cgroup").read_text():
+                out.append(int(entry.name))
+    return out
+
+
+@proves("a node killed: the other one serves, and it comes back by itself", "D1")
+def test_node_killed(serving_berth, echo, kubectl):
+    primary, _ = echo.get_keys()
+    cluster = next(pathlib.Path(serving_berth.home, "clusters", "clusters").iterdir()).name
+    front = kubectl("get", "pods", "-l", "app=azureml-fe", "-o", "jsonpath={.items[0].status.podIP}")
+    node = 1 if front.startswith("10.244.0.") else 0
+    victims = processes(f"/berth/{cluster}/n{node}/")
+    assert victims
+    with Load(echo.scoring_uri, primary, clients=1) as load:
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        count = len(load.answers)
+        until(lambda: len(load.answers) > count + 50, "requests go on")
+        until(lambda: json.loads(kubectl("get", "deployment", "echo", "-o", "json"))["status"].get("availableReplicas") == 2, "both replicas serve again", patience=120)
+    assert len(load.lost()) <= 1, "at most the request that was in the node is lost"
+
+
+@proves("an API server away for a minute: no request lost", "D1")
+def test_api_server_away(serving_berth, ws, echo, kubectl):
+    primary, _ = echo.get_keys()
+    home = serving_berth.home
+    server = [int(e.name) for e in pathlib.Path("/proc").iterdir() if e.name.isdigit() and is_api_server(e, home)]
+    assert len(server) == 1
+    with Load(echo.scoring_uri, primary, clients=1) as load:
+        os.kill(server[0], signal.SIGSTOP)
+        try:
+            time.sleep(60)  # the fault itself, not a wait for something
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server[0], signal.SIGCONT)
+        until(lambda: Webservice(ws, "echo").state == "Healthy", "it is healthy when the API server is back", patience=120)
+    assert load.lost() == []
+
+
+def is_api_server(entry, home):
+    with contextlib.suppress(OSError):
+        command = (entry / "cmdline").read_text()
+        return "\0apiserver\0" in command and home in command
+    return False
+
+
+@proves("a model file that is gone: the deployment fails with its name", "D1")
+def test_model_file_gone(serving_berth, ws, compute, sources):
+    model = sources.model("gone.txt", b"here today")
+    files = [f for f in pathlib.Path(serving_berth.home, "blobs").rglob("*gone.txt*") if f.is_file()]
+    assert files
+    for f in files:
+        f.unlink()
+    service = deploy(ws, "gone", [model], sources.inference(ECHO), wait=False)
+    fails(service, "gone.txt")
+    service.delete()
 
 
 @proves("the control plane killed: services go on, and it converges when it is back", "D1")
