@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import signal
 import socket
+import ssl
 import textwrap
 import threading
 import time
@@ -20,6 +21,7 @@ azureml = pytest.importorskip("azureml.core")
 from azureml.core import Environment, Model, Webservice, Workspace  # noqa: E402
 from azureml.core.authentication import ServicePrincipalAuthentication  # noqa: E402
 from azureml.core.compute import AksCompute, ComputeTarget  # noqa: E402
+from azureml.core.compute.aks import AksUpdateConfiguration, SslConfiguration  # noqa: E402
 from azureml.core.conda_dependencies import CondaDependencies  # noqa: E402
 from azureml.core.model import InferenceConfig  # noqa: E402
 from azureml.core.resource_configuration import ResourceConfiguration  # noqa: E402
@@ -661,6 +663,63 @@ def test_clients(echo):
 # What breaks, and mends itself.
 
 
+def certificate(name, serial):
+    """A key and a self-signed certificate, in PEM."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    cert = (x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key()).serial_number(serial)
+            .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=30))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False).sign(key, hashes.SHA256()))
+    plain = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return plain.decode(), cert.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@proves("AksCompute.update with a certificate, and with a newer one: served at once", "C2")
+def test_tls(ws, echo, kubectl, tmp_path):
+    name = "scoring.berth.test"
+    address = kubectl("get", "service", "azureml-fe", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
+    primary, _ = echo.get_keys()
+
+    def serial():
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with contextlib.suppress(OSError), socket.create_connection((address, 443), timeout=5) as s:
+            with context.wrap_socket(s, server_hostname=name) as tls:
+                from cryptography import x509
+
+                return x509.load_der_x509_certificate(tls.getpeercert(True)).serial_number
+
+    def configure(tls):
+        target = ws.compute_targets[COMPUTE]
+        target.update(AksUpdateConfiguration(tls))
+        target.wait_for_completion()
+
+    def use(number):
+        key, cert = certificate(name, number)
+        for kind, text in (("key", key), ("cert", cert)):
+            (tmp_path / f"{kind}.pem").write_text(text)
+        configure(SslConfiguration(status="Enabled", cname=name, cert=str(tmp_path / "cert.pem"), key=str(tmp_path / "key.pem")))
+        until(lambda: serial() == number, f"certificate {number} is served")
+
+    use(1)
+    use(2)
+    context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    with socket.create_connection((address, 443), timeout=5) as s, context.wrap_socket(s, server_hostname=name) as tls:
+        tls.sendall(f'POST /api/v1/service/echo/score HTTP/1.1\r\nHost: {name}\r\nAuthorization: Bearer {primary}\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"x"'.encode())
+        assert b" 200 " in tls.recv(4096).split(b"\r\n")[0]
+    until(lambda: Webservice(ws, "echo").scoring_uri.startswith(f"https://{name}"), "scoring URIs have the certificate's name")
+    configure(SslConfiguration(status="Disabled"))
+    until(lambda: Webservice(ws, "echo").scoring_uri.startswith("http://"), "scoring URIs are as before")
+    until(lambda: http(echo.scoring_uri, key=primary)[0] == 200, "it serves without TLS")
+
+
 @proves("a model pod killed: no request lost with another replica, and it comes back", "D1")
 def test_pod_killed(echo, kubectl):
     echo.update(num_replicas=2)
@@ -703,6 +762,8 @@ def processes(cgroup):
 
 @proves("a node killed: the other one serves, and it comes back by itself", "D1")
 def test_node_killed(serving_berth, echo, kubectl):
+    echo.update(num_replicas=2)
+    echo.wait_for_deployment()
     primary, _ = echo.get_keys()
     cluster = next(pathlib.Path(serving_berth.home, "clusters", "clusters").iterdir()).name
     front = kubectl("get", "pods", "-l", "app=azureml-fe", "-o", "jsonpath={.items[0].status.podIP}")
