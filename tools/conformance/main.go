@@ -54,8 +54,8 @@ func render(results, gaps string) ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteString("<!-- Written by `make conformance` from the results of `make test`; do not edit. -->\n# Conformance\n\n" +
 		"What works with which client, unmodified, as published. Every line is an operation that a test called through the\n" +
-		"real client over HTTPS; its result is that of the run. The suites of the clients use the fake cluster provider, but for the\n" +
-		"lines that say \"real clusters\". The numbers are those of [behaviours.md](behaviours.md).\n\n")
+		"real client over HTTPS; its result is that of the run. The suites of the clients use the fake cluster provider, but for models and\n" +
+		"web services and the lines that say \"real clusters\". The numbers are those of [behaviours.md](behaviours.md).\n\n")
 	clients := map[string][]proof{}
 	for _, p := range proofs {
 		name := p.Client + " " + p.Version
