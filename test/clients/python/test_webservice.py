@@ -703,9 +703,8 @@ def test_tls(ws, echo, kubectl, tmp_path):
 
     def use(number):
         key, cert = certificate(name, number)
-        for kind, text in (("key", key), ("cert", cert)):
-            (tmp_path / f"{kind}.pem").write_text(text)
-        configure(SslConfiguration(status="Enabled", cname=name, cert=str(tmp_path / "cert.pem"), key=str(tmp_path / "key.pem")))
+        (tmp_path / "cert.pem").write_text(cert)
+        configure(SslConfiguration(status="Enabled", cname=name, cert=cert, key=key))
         until(lambda: serial() == number, f"certificate {number} is served")
 
     use(1)
