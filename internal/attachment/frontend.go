@@ -6,12 +6,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -32,6 +34,8 @@ const (
 	peersPort         = 9001
 	propagation       = 3 // seconds that a front end goes on after it left the load balancer
 	terminationPeriod = 90
+
+	internalBalancer = "service.beta.kubernetes.io/azure-load-balancer-internal" // annotation that AKS follows
 )
 
 // FrontEnd is what runs in front of a workspace's web services.
@@ -156,7 +160,7 @@ func (a Attachment) frontEndServices(f *FrontEnd) []*corev1.Service {
 		},
 	}}
 	if f.Internal {
-		public.Annotations["service.beta.kubernetes.io/azure-load-balancer-internal"] = "true"
+		public.Annotations[internalBalancer] = "true"
 	}
 	inner := &corev1.Service{ObjectMeta: a.meta(peersName), Spec: corev1.ServiceSpec{
 		ClusterIP: corev1.ClusterIPNone, Selector: frontEndPods, Ports: []corev1.ServicePort{{Name: "peers", Port: peersPort}},
@@ -170,13 +174,35 @@ func putService(ctx context.Context, c kubernetes.Interface, ns string, want *co
 		_, err = c.CoreV1().Services(ns).Create(ctx, want, metav1.CreateOptions{})
 		return err
 	}
-	const internal = "service.beta.kubernetes.io/azure-load-balancer-internal"
-	if err != nil || have.Annotations[internal] == want.Annotations[internal] {
+	if err != nil {
 		return err
 	}
-	have.Annotations = want.Annotations
-	_, err = c.CoreV1().Services(ns).Update(ctx, have, metav1.UpdateOptions{})
+	fixed := have.DeepCopy() // what the cluster and its cloud added stays
+	fixed.Spec.Selector = want.Spec.Selector
+	if want.Spec.Type != "" {
+		fixed.Spec.Type = want.Spec.Type
+	}
+	if fixed.Annotations == nil {
+		fixed.Annotations = map[string]string{}
+	}
+	if delete(fixed.Annotations, internalBalancer); want.Annotations[internalBalancer] != "" {
+		fixed.Annotations[internalBalancer] = want.Annotations[internalBalancer]
+	}
+	if !samePorts(have.Spec.Ports, want.Spec.Ports) {
+		fixed.Spec.Ports = want.Spec.Ports
+	}
+	if equality.Semantic.DeepEqual(have, fixed) {
+		return nil
+	}
+	_, err = c.CoreV1().Services(ns).Update(ctx, fixed, metav1.UpdateOptions{})
 	return err
+}
+
+// samePorts compares what a service's ports lead to; the rest of them is the cluster's to choose.
+func samePorts(have, want []corev1.ServicePort) bool {
+	return slices.EqualFunc(have, want, func(h, w corev1.ServicePort) bool {
+		return h.Name == w.Name && h.Port == w.Port && (h.TargetPort == w.TargetPort || w.TargetPort == intstr.IntOrString{})
+	})
 }
 
 func (a Attachment) deployFrontEnd(ctx context.Context, c kubernetes.Interface, ns string, f *FrontEnd) error {
@@ -185,7 +211,7 @@ func (a Attachment) deployFrontEnd(ctx context.Context, c kubernetes.Interface, 
 	have, err := deployments.Get(ctx, frontEndName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		_, err = deployments.Create(ctx, want, metav1.CreateOptions{})
-	} else if err == nil && have.Annotations[frontEndSpec] != want.Annotations[frontEndSpec] {
+	} else if err == nil && !asWritten(have, want) {
 		want.ResourceVersion = have.ResourceVersion
 		_, err = deployments.Update(ctx, want, metav1.UpdateOptions{})
 	}
@@ -193,6 +219,13 @@ func (a Attachment) deployFrontEnd(ctx context.Context, c kubernetes.Interface, 
 		return fmt.Errorf("the front end's deployment: %w", err)
 	}
 	return nil
+}
+
+// asWritten reports whether a deployment is the one that Berth wants, and nobody changed what it runs.
+func asWritten(have, want *appsv1.Deployment) bool {
+	h, w := have.Spec.Template.Spec.Containers, want.Spec.Template.Spec.Containers
+	return have.Annotations[frontEndSpec] == want.Annotations[frontEndSpec] && have.Spec.Replicas != nil && *have.Spec.Replicas == *want.Spec.Replicas &&
+		len(h) > 0 && h[0].Image == w[0].Image
 }
 
 func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
@@ -250,6 +283,10 @@ func (Kubernetes) FrontEnd(ctx context.Context, kubeconfig []byte, a Attachment)
 	if err != nil {
 		return FrontEndStatus{}, err
 	}
+	return a.frontEnd(ctx, c)
+}
+
+func (a Attachment) frontEnd(ctx context.Context, c kubernetes.Interface) (FrontEndStatus, error) {
 	ns := a.Namespace()
 	var s FrontEndStatus
 	service, err := c.CoreV1().Services(ns).Get(ctx, frontEndName, metav1.GetOptions{})

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"reflect"
 	"regexp"
 	"runtime/debug"
 	"strconv"
@@ -244,6 +245,13 @@ func (r *Request) Decode(v any) error {
 		var typ *json.UnmarshalTypeError
 		if errors.As(err, &typ) && typ.Field != "" {
 			return armerr.Field(typ.Field, "the field is of the wrong kind: a JSON %s was sent.", typ.Value)
+		}
+		if typ != nil {
+			wanted := "object"
+			if typ.Type.Kind() == reflect.Slice {
+				wanted = "list"
+			}
+			return armerr.New(armerr.CodeInvalidRequestContent, "The request's body is a JSON %s; this request takes a JSON %s.", typ.Value, wanted)
 		}
 		return armerr.New(armerr.CodeInvalidRequestContent, "The request's body is not valid JSON of the expected shape: %s.", err)
 	}

@@ -114,6 +114,9 @@ func problemOf(p *corev1.Pod) *Problem {
 }
 
 func containerProblem(p *corev1.Pod, s *corev1.ContainerStatus) *Problem {
+	if s.Ready {
+		return nil // whatever happened to it before, it serves now
+	}
 	ended := s.LastTerminationState.Terminated
 	if s.State.Terminated != nil {
 		ended = s.State.Terminated

@@ -46,7 +46,12 @@ func Open(kubeconfig []byte, namespace string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Cluster{api: api, namespace: namespace}, nil
+	return New(api, namespace), nil
+}
+
+// New makes a Cluster of a client.
+func New(api kubernetes.Interface, namespace string) *Cluster {
+	return &Cluster{api: api, namespace: namespace}
 }
 
 // selector finds the objects of a web service.
@@ -119,20 +124,24 @@ func (c *Cluster) applyDeployment(ctx context.Context, w *Workload) error {
 		return err
 	}
 	scaled := w.Scale.Auto
-	same := have.Annotations[specAnnotation] == want.Annotations[specAnnotation]
+	same := have.Annotations[specAnnotation] == want.Annotations[specAnnotation] && inPlace(have) == w.InPlace
 	inBounds := have.Spec.Replicas != nil && int(*have.Spec.Replicas) >= w.Scale.Min && int(*have.Spec.Replicas) <= w.Scale.Max
 	if same && (scaled && inBounds || !scaled && have.Spec.Replicas != nil && *have.Spec.Replicas == *want.Spec.Replicas) {
 		return nil
 	}
-	if scaled && inBounds {
-		want.Spec.Replicas = have.Spec.Replicas
-	} else if scaled && have.Spec.Replicas != nil {
+	if scaled && have.Spec.Replicas != nil {
 		n := int32(min(max(int(*have.Spec.Replicas), w.Scale.Min), w.Scale.Max))
 		want.Spec.Replicas = &n
 	}
 	want.ResourceVersion = have.ResourceVersion
 	_, err = deployments.Update(ctx, want, metav1.UpdateOptions{})
 	return err
+}
+
+// inPlace reports how a Deployment replaces its pods.
+func inPlace(d *appsv1.Deployment) bool {
+	r := d.Spec.Strategy.RollingUpdate
+	return r != nil && r.MaxSurge != nil && r.MaxSurge.IntValue() == 0
 }
 
 // Remove takes everything of a service out of the cluster. It returns done=false while
@@ -193,7 +202,8 @@ func rolledOut(d *appsv1.Deployment) bool {
 	return d.Status.ObservedGeneration >= d.Generation && d.Status.UpdatedReplicas >= want && d.Status.AvailableReplicas >= want && d.Status.Replicas == d.Status.UpdatedReplicas
 }
 
-// podsOf lists a workload's pods of its present template, oldest first.
+// podsOf lists a workload's pods of its present template, oldest first, without those that ended for good
+// (a node evicted them, say): others have taken their place.
 func (c *Cluster) podsOf(ctx context.Context, d *appsv1.Deployment) ([]corev1.Pod, error) {
 	list, err := c.api.CoreV1().Pods(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.Set(d.Spec.Selector.MatchLabels).String()})
 	if err != nil {
@@ -201,7 +211,7 @@ func (c *Cluster) podsOf(ctx context.Context, d *appsv1.Deployment) ([]corev1.Po
 	}
 	spec := d.Spec.Template.Annotations[specAnnotation]
 	pods := slices.DeleteFunc(list.Items, func(p corev1.Pod) bool {
-		return p.DeletionTimestamp != nil || p.Annotations[specAnnotation] != spec
+		return p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Annotations[specAnnotation] != spec
 	})
 	slices.SortFunc(pods, func(a, b corev1.Pod) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 	return pods, nil

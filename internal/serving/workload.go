@@ -55,7 +55,9 @@ type Workload struct {
 	Liveness   Liveness          `json:"liveness"`
 	Timeout    time.Duration     `json:"timeout"` // of scoring: so long may a pod that stops finish its requests
 	PullSecret string            `json:"pullSecret"`
-	Scale      route.Scale       `json:"-"` // not part of a pod
+	// What follows is no part of a pod.
+	Scale   route.Scale `json:"-"`
+	InPlace bool        `json:"-"` // an update ends an old pod before it starts a new one, for clusters without room for one more
 }
 
 // Mount is the content of an OCI image at a path of the container. The kubelet fetches it once for
@@ -110,7 +112,10 @@ func (w *Workload) digest() string {
 
 func (w *Workload) deployment() *appsv1.Deployment {
 	replicas := int32(w.Scale.Min)
-	zero, one, history := intstr.FromInt32(0), intstr.FromInt32(1), int32(1)
+	unavailable, surge, history := intstr.FromInt32(0), intstr.FromInt32(1), int32(1)
+	if w.InPlace {
+		unavailable, surge = surge, unavailable
+	}
 	annotations := map[string]string{specAnnotation: w.digest()}
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: w.Name, Labels: w.labels(), Annotations: annotations},
@@ -119,7 +124,7 @@ func (w *Workload) deployment() *appsv1.Deployment {
 			Selector: &metav1.LabelSelector{MatchLabels: w.podSelector()},
 			Strategy: appsv1.DeploymentStrategy{
 				Type:          appsv1.RollingUpdateDeploymentStrategyType,
-				RollingUpdate: &appsv1.RollingUpdateDeployment{MaxUnavailable: &zero, MaxSurge: &one},
+				RollingUpdate: &appsv1.RollingUpdateDeployment{MaxUnavailable: &unavailable, MaxSurge: &surge},
 			},
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: w.labels(), Annotations: annotations},

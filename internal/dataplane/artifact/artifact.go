@@ -4,11 +4,14 @@
 package artifact
 
 import (
+	"bytes"
 	"context"
+	"crypto/md5" //nolint:gosec // the checksum that blobs are kept with
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"hash"
 	"io"
 	"net/http"
 	"path"
@@ -55,9 +58,35 @@ func (s *Service) name(workspace *store.Resource, id ID) blob.Name {
 	return blob.Name{Account: Account(workspace), Container: container, Path: string(id)}
 }
 
-// Open reads an artifact. Errors: blob.ErrNotFound.
+// Open reads an artifact. Errors: blob.ErrNotFound; at its end blob.ErrChecksum, when it is not what was uploaded.
 func (s *Service) Open(ctx context.Context, workspace *store.Resource, id ID) (io.ReadCloser, error) {
-	return s.Blobs.Read(ctx, s.name(workspace, id), 0, -1)
+	n := s.name(workspace, id)
+	i, err := s.Blobs.Stat(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.Blobs.Read(ctx, n, 0, -1)
+	// Clouds look after what they keep, and not all have a checksum; S3's is the ETag, which is none for encrypted blobs.
+	if err != nil || len(i.MD5) == 0 || strings.Contains(i.ETag, hex.EncodeToString(i.MD5)) {
+		return r, err
+	}
+	return &verified{ReadCloser: r, sum: md5.New(), want: i.MD5}, nil //nolint:gosec // as above
+}
+
+// verified fails at the end of content that does not have its checksum.
+type verified struct {
+	io.ReadCloser
+	sum  hash.Hash
+	want []byte
+}
+
+func (v *verified) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	_, _ = v.sum.Write(p[:n]) // a hash takes everything
+	if errors.Is(err, io.EOF) && !bytes.Equal(v.sum.Sum(nil), v.want) {
+		err = blob.ErrChecksum
+	}
+	return n, err
 }
 
 // WriteLog keeps a log of Berth's own, beside the artifacts of clients. LogURL is where anybody who has it reads it.

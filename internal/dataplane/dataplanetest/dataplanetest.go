@@ -49,6 +49,7 @@ type Server struct {
 	Workspace armid.ID
 	Manager   *resource.Manager
 	Blobs     *blob.Store
+	BlobsDir  string // where Blobs keeps its files
 	Token     string
 	Header    http.Header // sent with every request
 
@@ -69,7 +70,8 @@ func Start(t *testing.T, nouns func(s *Server) []Noun) *Server {
 	st, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(dir, "db"), Sealer: keys})
 	check(t, err)
 	t.Cleanup(func() { check(t, st.Close()) })
-	s.Blobs, err = blob.Open(t.Context(), "file://"+filepath.ToSlash(filepath.Join(dir, "blobs"))+"?create_dir=true&no_tmp_dir=true", bytes.Repeat([]byte("k"), 32), s.Now)
+	s.BlobsDir = filepath.Join(dir, "blobs")
+	s.Blobs, err = blob.Open(t.Context(), "file://"+filepath.ToSlash(s.BlobsDir)+"?create_dir=true&no_tmp_dir=true", bytes.Repeat([]byte("k"), 32), s.Now)
 	check(t, err)
 	t.Cleanup(func() { check(t, s.Blobs.Close()) })
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))

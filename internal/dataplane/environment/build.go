@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/arm/armid"
+	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/image"
 	"github.com/berthdev/berth/internal/store"
@@ -61,21 +62,15 @@ func (s *Service) build(r *dataplane.Request) (*dataplane.Reply, error) {
 
 // begin starts a build unless one is under way. again starts one even where one has ended.
 func (s *Service) begin(r *dataplane.Request, row *store.Resource, env *Environment, note string, again bool) error {
-	var secrets map[string]string
-	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
-		raw, err := tx.Secret(row.Key, "document")
-		if errors.Is(err, store.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return json.Unmarshal(raw, &secrets)
+	var password string
+	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
+		password, err = passwordOf(tx, row.Key)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	definition, err := env.definition(secrets[passwordAt])
+	definition, err := env.definition(password)
 	if err != nil {
 		return err
 	}
@@ -111,6 +106,46 @@ func (s *Service) begin(r *dataplane.Request, row *store.Resource, env *Environm
 		b.mu.Unlock()
 	}()
 	return nil
+}
+
+// passwordOf reads the password that a row's version was registered with, "" for none.
+func passwordOf(tx store.ReadTx, key string) (string, error) {
+	raw, err := tx.Secret(key, "document")
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	var secrets map[string]string
+	if err == nil && json.Unmarshal(raw, &secrets) != nil {
+		err = errors.New("the secrets of an environment cannot be read") // without the cause: it may quote them
+	}
+	return secrets[passwordAt], err
+}
+
+// Password finds the password with which a version of an environment was registered, for deployments that name it:
+// clients cannot read it to send it along. It is "" where the version is not registered, or with another registry or
+// user than these.
+func Password(tx store.ReadTx, workspace armid.ID, name, version, address, username string) (string, error) {
+	row, err := tx.Resource(rowID(workspace, name, version).Key())
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	doc, err := resource.ReadDocument[Environment](row)
+	if err != nil {
+		return "", err
+	}
+	var docker struct {
+		BaseImageRegistry struct{ Address, Username string }
+	}
+	if len(doc.Properties.Docker) == 0 || json.Unmarshal(doc.Properties.Docker, &docker) != nil {
+		return "", nil
+	}
+	if r := docker.BaseImageRegistry; r.Address != address || r.Username != username {
+		return "", nil
+	}
+	return passwordOf(tx, row.Key)
 }
 
 // make makes the image and notes it with the version.

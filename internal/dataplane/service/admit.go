@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -35,17 +36,27 @@ func contains(list []string, s string) bool {
 	return slices.ContainsFunc(list, func(e string) bool { return strings.EqualFold(e, s) })
 }
 
-// all are the versions by name; a web service that is no endpoint has one without a name.
-func (w *WebService) all() map[string]*Version {
-	if w.ComputeType != kindEndpoint {
-		return map[string]*Version{"": &w.Version}
+// all are the versions in the order of their names; a web service that is no endpoint has one without a name.
+func (w *WebService) all() iter.Seq2[string, *Version] {
+	return func(yield func(string, *Version) bool) {
+		if w.ComputeType != kindEndpoint {
+			yield("", &w.Version)
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(w.Versions)) {
+			if v := w.Versions[name]; !yield(name, &v) {
+				return
+			}
+		}
 	}
-	out := map[string]*Version{}
-	for _, name := range slices.Sorted(maps.Keys(w.Versions)) {
-		v := w.Versions[name]
-		out[name] = &v
+}
+
+// workloadName is what a version is called in the cluster.
+func workloadName(service, version string) string {
+	if version == "" {
+		return service
 	}
-	return out
+	return service + "-" + version
 }
 
 func or[T any](p **T, v T) {
@@ -105,7 +116,50 @@ func (s *Service) admit(ctx context.Context, d *resource.Draft[WebService]) erro
 		w.Version.complete()
 		s.check(d, "", &w.Version)
 	}
+	if v, ok := d.New.Tags[TagMaxSurge]; ok && v != "0" && v != "1" {
+		d.Fail("kvTags."+TagMaxSurge, "%q is neither 0 (an update ends an old pod before it starts a new one) nor 1 (it starts the new one first). Set one of the two, or leave the tag out.", v)
+	}
+	if err := checkNames(d); err != nil {
+		return err
+	}
 	return s.checkPlace(d)
+}
+
+const (
+	frontEndPrefix  = "azureml-fe" // of the front end's objects in the namespace
+	longestWorkload = 63           // characters in the name of a Kubernetes Service
+)
+
+// checkNames makes sure that every version has a name of its own in the cluster.
+func checkNames(d *resource.Draft[WebService]) error {
+	w, taken := &d.New.Properties, map[string]string{}
+	err := each(d.Tx, d.ID.Parent(), func(row *store.Resource, doc *resource.Document[WebService]) {
+		if row.Key == d.ID.Key() {
+			return
+		}
+		other := armid.MustParse(row.ID).Name()
+		for v := range doc.Properties.all() {
+			taken[workloadName(other, v)] = other
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for v := range w.all() {
+		name, at := workloadName(d.ID.Name(), v), "name"
+		if v != "" {
+			at = "versions." + v + ".name"
+		}
+		switch {
+		case strings.HasPrefix(name, frontEndPrefix):
+			d.Fail(at, "names that begin with %s are those of the front end. Choose another name.", frontEndPrefix)
+		case len(name) > longestWorkload:
+			d.Fail(at, "in the cluster the version is called %s, which has %d characters; Kubernetes allows %d. Choose a shorter name for the version or the endpoint.", name, len(name), longestWorkload)
+		case taken[name] != "":
+			d.Fail(at, "in the cluster it is called %s, and so is a version of the web service '%s'. Choose another name.", name, taken[name])
+		}
+	}
+	return nil
 }
 
 func (s *Service) admitVersions(d *resource.Draft[WebService]) {
@@ -143,7 +197,10 @@ func (s *Service) admitVersions(d *resource.Draft[WebService]) {
 	if total > 100 {
 		d.Fail("versions", "the traffic percentiles add up to %d; they are at most 100 together. What they leave over goes to the default version.", total)
 	}
-	if len(w.Versions) > 0 && len(defaults) != 1 {
+	switch {
+	case len(w.Versions) > 0 && len(defaults) == 0:
+		d.Fail("versions", "no version is the default one, which gets what the traffic percentiles leave over. Make another version the default one first (update_version with is_default=True), then take this one away.")
+	case len(defaults) > 1:
 		d.Fail("versions", "exactly one version is the default one; here are %d (%s). Set is_default on one.", len(defaults), strings.Join(defaults, ", "))
 	}
 	if len(controls) > 1 {
@@ -170,17 +227,18 @@ func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) {
 		d.Fail(at+"environmentImageRequest", "the field is required: Model.deploy sends it.")
 		return
 	}
-	if len(v.Image.ModelIDs) == 0 && len(v.Image.Assets) == 0 {
+	switch {
+	case len(v.Image.Assets) > 0:
+	case len(v.Image.ModelIDs) == 0:
 		d.Fail(at+"environmentImageRequest.modelIds", "there is nothing to run: name models, or give an entry script.")
-	}
-	if len(v.Image.Assets) == 0 && len(v.Image.ModelIDs) != 1 {
+	case len(v.Image.ModelIDs) > 1:
 		d.Fail(at+"environmentImageRequest.modelIds", "without an entry script exactly one model is deployed; here are %d.", len(v.Image.ModelIDs))
 	}
 	for i, id := range v.Image.ModelIDs {
 		c, err := s.Models.Load(d.Tx, d.ID.Parent(), id)
 		var e *armerr.Error
 		if errors.As(err, &e) {
-			d.FailWith(&armerr.Error{Status: 400, Code: e.Code, Target: fmt.Sprintf("%senvironmentImageRequest.modelIds.%d", at, i), Message: e.Message})
+			d.Fail(fmt.Sprintf("%senvironmentImageRequest.modelIds.%d", at, i), "%s Model.list(ws) shows those that there are.", e.Message)
 			continue
 		}
 		if err == nil && len(v.Image.Assets) == 0 {

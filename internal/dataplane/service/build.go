@@ -12,6 +12,7 @@ import (
 
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
+	"github.com/berthdev/berth/internal/blob"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
 	"github.com/berthdev/berth/internal/dataplane/model"
 	"github.com/berthdev/berth/internal/image"
@@ -22,8 +23,9 @@ import (
 // builds are the images that are being made in this process. They are found in the registry
 // once they are made, so a crash loses only what was under way, and the next pass begins it again.
 type builds struct {
-	mu     sync.Mutex
-	byPlan map[string]*build
+	mu      sync.Mutex
+	byPlan  map[string]*build
+	running sync.WaitGroup
 }
 
 // build makes all images of one version.
@@ -51,7 +53,8 @@ const (
 )
 
 // ensure begins a version's build, or reports how it goes. wake is called when it ends.
-func (b *builds) ensure(plan string, now time.Time, start func(*build) (made, error), wake func()) *build {
+func (b *builds) ensure(plan string, clock func() time.Time, start func(*build) (made, error), wake func()) *build {
+	now := clock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.byPlan == nil {
@@ -76,13 +79,13 @@ func (b *builds) ensure(plan string, now time.Time, start func(*build) (made, er
 	}
 	fresh := &build{}
 	b.byPlan[plan] = fresh
-	go func() {
+	b.running.Go(func() {
 		m, err := start(fresh)
 		fresh.mu.Lock()
-		fresh.made, fresh.err, fresh.done, fresh.at = m, err, true, time.Now()
+		fresh.made, fresh.err, fresh.done, fresh.at = m, err, true, clock()
 		fresh.mu.Unlock()
 		wake()
-	}()
+	})
 	return fresh
 }
 
@@ -99,7 +102,7 @@ func (b *build) look() (lines []string, done bool, m made, err error) {
 }
 
 // make makes everything that a version's pods run.
-func (s *Service) make(ctx context.Context, workspace armid.ID, service string, v *Version, b *build) (made, error) {
+func (s *Service) make(ctx context.Context, workspace armid.ID, service string, v *Version, known access, b *build) (made, error) {
 	req := v.Image
 	var ws *store.Resource
 	contents := make([]*model.Content, len(req.ModelIDs))
@@ -140,6 +143,9 @@ func (s *Service) make(ctx context.Context, workspace armid.ID, service string, 
 	}
 	if script == "" {
 		return made{}, &image.UserError{Code: image.EnvironmentNotSupported, Message: "The environment has no AZUREML_ENTRY_SCRIPT, which azureml-core 1.6 and later set from InferenceConfig.entry_script."}
+	}
+	if definition, err = s.withPassword(ctx, workspace, definition, known); err != nil {
+		return made{}, err
 	}
 	b.log("Registering the environment.")
 	m := made{Env: env.EnvironmentVariables}
@@ -183,6 +189,9 @@ func (s *Service) mounts(ctx context.Context, workspace armid.ID, req *ImageRequ
 		code, codeKey = append(code, image.File{Path: dir}), codeKey+dir+"\n"
 	}
 	ref, err := s.Registry.Files(ctx, repo+"/code", codeKey, code)
+	if lost(err) {
+		return nil, &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The code of the deployment cannot be packed: %v. It was deleted or damaged after it was uploaded. Deploy again.", err)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("packing the code: %w", err)
 	}
@@ -194,12 +203,20 @@ func (s *Service) mounts(ctx context.Context, workspace armid.ID, req *ImageRequ
 		}
 		b.log("Packing the model " + req.ModelIDs[i] + ".")
 		ref, err := s.Registry.Files(ctx, repo+"/models", c.Key, files)
+		if lost(err) {
+			return nil, &image.UserError{Code: "ModelNotFound", Message: fmt.Sprintf("The model '%s' cannot be packed: %v. It was deleted or damaged after it was uploaded. Register the model again.", req.ModelIDs[i], err)}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("packing the model %s: %w", req.ModelIDs[i], err)
 		}
 		out = append(out, serving.Mount{Path: modelPath(c), Image: string(ref)})
 	}
 	return out, nil
+}
+
+// lost reports whether a file is not as it was uploaded, which trying again does not change.
+func lost(err error) bool {
+	return errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrChecksum)
 }
 
 // code lists the files of the entry script and its folder. The driver that azureml-core generates is

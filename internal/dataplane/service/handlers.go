@@ -1,7 +1,6 @@
 package service
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,7 +12,6 @@ import (
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane"
-	"github.com/berthdev/berth/internal/serving"
 	"github.com/berthdev/berth/internal/store"
 )
 
@@ -101,7 +99,7 @@ func bare(body map[string]any) map[string]any {
 	out := maps.Clone(body)
 	for _, k := range []string{
 		"name", "overwrite", "kvTags", "tags", "location", "id", "createdTime", "updatedTime", "createdBy", "operationId", "error", "models", "deploymentStatus",
-		"swaggerUri", "modelConfigMap", "imageDetails", "imageDigest", "environmentDetails",
+		"swaggerUri", "modelConfigMap", "imageDetails", "imageDigest", "environmentDetails", "registryAccess",
 	} {
 		delete(out, k)
 	}
@@ -111,6 +109,7 @@ func bare(body map[string]any) map[string]any {
 // write stores a web service and answers with the operation.
 func (s *Service) write(r *dataplane.Request, name string, doc map[string]any, admitOnly bool, before func(row *store.Resource) error) (*resource.Written, error) {
 	t, _ := s.Manager.Registry.Type(Type)
+	asked := takePasswords(doc)
 	var written *resource.Written
 	err := s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
 		id := r.Workspace.Child(noun, name)
@@ -122,6 +121,9 @@ func (s *Service) write(r *dataplane.Request, name string, doc map[string]any, a
 			row = nil
 		}
 		if err := before(row); err != nil {
+			return err
+		}
+		if err := asked.seal(tx, id.Key(), doc); err != nil {
 			return err
 		}
 		if written, err = s.Manager.Put(r.Context(), tx, resource.Write{ID: id, Type: t, Version: versions[0], Doc: doc, By: r.Stamp()}); err != nil {
@@ -249,8 +251,8 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 	}
 	settle(after, paths)
 	now, _ := after["properties"].(map[string]any)
-	for k, v := range old {
-		if now[k] != v && !tracked(k) {
+	for _, k := range slices.Sorted(maps.Keys(old)) {
+		if now[k] != old[k] && !tracked(k) {
 			return nil, armerr.Field("properties."+k, "a property of a web service does not change once it is there. Add another, or use a tag.")
 		}
 	}
@@ -334,16 +336,12 @@ func (s *Service) remove(r *dataplane.Request) (*dataplane.Reply, error) {
 
 // secrets reads the keys.
 func (s *Service) secrets(r *dataplane.Request, row *store.Resource) (primary, secondary string, err error) {
-	var raw []byte
-	err = s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
-		raw, err = tx.Secret(row.Key, "document")
+	err = s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
+		all, err := sealed(tx, row.Key)
+		primary, secondary = all[primaryPath], all[secondaryPath]
 		return err
 	})
-	all := map[string]string{}
-	if err == nil && json.Unmarshal(raw, &all) != nil {
-		err = errors.New("the keys of a web service cannot be read") // without the cause: it may quote them
-	}
-	return all[primaryPath], all[secondaryPath], err
+	return primary, secondary, err
 }
 
 func (s *Service) listKeys(r *dataplane.Request) (*dataplane.Reply, error) {
@@ -430,25 +428,30 @@ func (s *Service) logs(r *dataplane.Request) (*dataplane.Reply, error) {
 	if strings.EqualFold(r.Param("init"), "true") {
 		return dataplane.OK(map[string]any{"content": ""}) // models are mounted, so there is no init container
 	}
-	place, err := s.Place(r.Context(), r.Workspace.Child("computes", doc.Properties.ComputeName))
-	if err != nil {
-		return nil, err
+	away := func(err error) error {
+		e := armerr.New(armerr.CodeClusterNotReachable, "The cluster of the compute '%s' does not answer, so its logs cannot be read now. Try again.", doc.Properties.ComputeName)
+		return e.Because(err)
 	}
-	cluster, err := serving.Open(place.Kubeconfig, place.Namespace)
+	place, err := s.Place(r.Context(), r.Workspace.Child("computes", doc.Properties.ComputeName))
+	var refused *armerr.Error
+	if errors.As(err, &refused) {
+		return nil, refused
+	}
+	if err != nil {
+		return nil, away(err)
+	}
+	cluster, err := s.open(place)
 	if err != nil {
 		return nil, err
 	}
 	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(doc.Properties.all())) {
-		workload := armid.MustParse(row.ID).Name()
-		if name != "" {
-			workload += "-" + name
-			fmt.Fprintf(&b, "==> version %s <==\n", name)
-		}
-		text, err := cluster.Logs(r.Context(), workload, int64(tail))
+	for name := range doc.Properties.all() {
+		text, err := cluster.Logs(r.Context(), workloadName(armid.MustParse(row.ID).Name(), name), int64(tail))
 		if err != nil {
-			e := armerr.New(armerr.CodeClusterNotReachable, "The cluster of the compute '%s' does not answer, so its logs cannot be read now. Try again.", doc.Properties.ComputeName)
-			return nil, e.Because(err)
+			return nil, away(err)
+		}
+		if name != "" && text != "" {
+			fmt.Fprintf(&b, "==> version %s <==\n", name)
 		}
 		b.WriteString(text)
 	}

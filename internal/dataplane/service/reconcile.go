@@ -32,12 +32,16 @@ const (
 
 // memory is what the reconciler remembers of a web service.
 type memory struct {
-	Operation string   `json:"operation,omitempty"` // whose log Lines is
-	Lines     []string `json:"lines,omitempty"`     // yyyymmddHHMMSS|text
-	Seen      int      `json:"seen,omitempty"`      // lines of the builds that are in Lines
+	Operation string         `json:"operation,omitempty"` // whose log Lines is
+	Lines     []string       `json:"lines,omitempty"`     // yyyymmddHHMMSS|text
+	Seen      map[string]int `json:"heard,omitempty"`     // lines of the builds that are in Lines, by version
+	Submitted bool           `json:"submitted,omitempty"` // the images are there, and the cluster was told
 	// Good is what serves: the workloads and the route's versions of the last rollout that succeeded.
 	Good      []serving.Workload `json:"good,omitempty"`
 	GoodRoute []route.Version    `json:"goodRoute,omitempty"`
+	// Restored is the generation whose rollout failed because of Why, after which the cluster got Good back; 0 for none.
+	Restored int64         `json:"restored,omitempty"`
+	Why      *armerr.Error `json:"why,omitempty"`
 }
 
 func recall(raw json.RawMessage) memory {
@@ -54,10 +58,26 @@ func (m *memory) say(now time.Time, text string) {
 	m.Lines = append(m.Lines, now.UTC().Format("20060102150405")+"|"+text)
 }
 
+// hear adds to the log what a version's build says that is not in it yet.
+func (m *memory) hear(now time.Time, version string, lines []string) {
+	if m.Submitted { // a build that is done again says nothing new
+		return
+	}
+	if m.Seen == nil {
+		m.Seen = map[string]int{}
+	}
+	for ; m.Seen[version] < len(lines); m.Seen[version]++ {
+		m.say(now, lines[m.Seen[version]])
+	}
+}
+
+// isFresh reports whether the reconciler has yet to come to an end with what the client wants.
+func isFresh(o *object) bool { return o.Row.Observed != o.Row.Generation }
+
 func (s *Service) reconcile(ctx context.Context, o *object) resource.Outcome {
 	mem := recall(o.Record.Data)
 	if o.Operation != nil && mem.Operation != o.Operation.ID {
-		mem.Operation, mem.Lines, mem.Seen = o.Operation.ID, nil, 0
+		mem.Operation, mem.Lines, mem.Seen, mem.Submitted = o.Operation.ID, nil, nil, false
 	}
 	out := s.step(ctx, o, &mem)
 	data, err := json.Marshal(mem)
@@ -70,7 +90,7 @@ func (s *Service) reconcile(ctx context.Context, o *object) resource.Outcome {
 
 func (s *Service) step(ctx context.Context, o *object, mem *memory) resource.Outcome {
 	w := &o.Spec.Properties
-	fresh := o.Row.Observed != o.Row.Generation
+	fresh := isFresh(o)
 	place, err := s.Place(ctx, o.ID.Parent().Child("computes", w.ComputeName))
 	var refused *armerr.Error
 	if errors.As(err, &refused) {
@@ -80,11 +100,19 @@ func (s *Service) step(ctx context.Context, o *object, mem *memory) resource.Out
 	if err != nil {
 		return resource.Retry(err)
 	}
-	cluster, err := serving.Open(place.Kubeconfig, place.Namespace)
+	cluster, err := s.open(place)
 	if err != nil {
 		return resource.Retry(err)
 	}
-	o.Status.Properties.ScoringURI = place.Address + "/api/v1/service/" + o.ID.Name() + "/score"
+	if place.Address != "" {
+		o.Status.Properties.ScoringURI = place.Address + "/api/v1/service/" + o.ID.Name() + "/score"
+	}
+	if why := o.Record.Error; !fresh && len(mem.Good) > 0 && mem.Restored != o.Row.Generation && why != nil && why.Code == armerr.CodeOperationTimedOut {
+		mem.Restored, mem.Why = o.Row.Generation, why
+	}
+	if mem.Restored == o.Row.Generation {
+		return s.keep(ctx, o, mem, cluster)
+	}
 	workloads, versions, wait, failed := s.build(ctx, o, mem, place)
 	if failed != nil {
 		return s.fail(ctx, o, mem, cluster, failed)
@@ -96,9 +124,9 @@ func (s *Service) step(ctx context.Context, o *object, mem *memory) resource.Out
 	if err != nil {
 		return resource.Retry(err)
 	}
-	if fresh && mem.Seen >= 0 {
+	if fresh && !mem.Submitted {
 		mem.say(o.Now, "Submitting deployment to compute.")
-		mem.Seen = -1
+		mem.Submitted = true
 	}
 	if err := cluster.Apply(ctx, o.ID.Name(), workloads, r); err != nil {
 		return resource.Retry(fmt.Errorf("deploying to the cluster: %w", err))
@@ -109,19 +137,20 @@ func (s *Service) step(ctx context.Context, o *object, mem *memory) resource.Out
 // build makes the images of all versions and returns what is to run. wait says what is not there yet.
 func (s *Service) build(ctx context.Context, o *object, mem *memory, place Place) (workloads []serving.Workload, versions []route.Version, wait string, failed *armerr.Error) {
 	deployed := map[string]*Deployed{}
-	var lines []string
+	var known accesses
+	if text, err := o.Secret(accessPath); err == nil {
+		known = decodeAccesses(text)
+	}
 	for name, v := range o.Spec.Properties.all() {
-		plan, err := json.Marshal(v.Image)
-		if err != nil {
-			return nil, nil, "", armerr.Of(err)
-		}
-		b := s.builds.ensure(fmt.Sprintf("%s %d %s", o.Row.Key, *v.ScoringTimeoutMS, plan), o.Now, func(b *build) (made, error) {
+		// Sending a deployment that failed again is a new generation, and so a new attempt.
+		plan := fmt.Sprintf("%s %d %s", incarnation(o.Row), o.Row.Generation, name)
+		b := s.builds.ensure(plan, s.Manager.Now, func(b *build) (made, error) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildLimit)
 			defer cancel()
-			return s.make(ctx, o.ID.Parent(), o.ID.Name(), v, b)
+			return s.make(ctx, o.ID.Parent(), o.ID.Name(), v, known[name], b)
 		}, func() { s.wake(o.Row.Key) })
 		said, done, m, err := b.look()
-		lines = append(lines, said...)
+		mem.hear(o.Now, name, said)
 		if !done {
 			wait = "the images of the deployment"
 			continue
@@ -144,9 +173,6 @@ func (s *Service) build(ctx context.Context, o *object, mem *memory, place Place
 			deployed[name] = &kept
 		}
 	}
-	for ; mem.Seen >= 0 && mem.Seen < len(lines); mem.Seen++ {
-		mem.say(o.Now, lines[mem.Seen])
-	}
 	if wait == "" && failed == nil {
 		o.Status.Properties.Deployed = deployed
 	}
@@ -162,10 +188,7 @@ func (s *Service) wake(key string) {
 }
 
 func (s *Service) workload(o *object, name string, v *Version, m made, place Place) (serving.Workload, route.Version) {
-	deployment := o.ID.Name()
-	if name != "" {
-		deployment += "-" + name
-	}
+	deployment := workloadName(o.ID.Name(), name)
 	timeout := time.Duration(*v.ScoringTimeoutMS) * time.Millisecond
 	scale := route.Scale{Auto: *v.AutoScaler.Enabled, Refresh: time.Second}
 	if scale.Auto {
@@ -185,7 +208,7 @@ func (s *Service) workload(o *object, name string, v *Version, m made, place Pla
 		Name: deployment, Service: o.ID.Name(), Version: name, Image: string(m.Image), Command: m.Command, Env: m.Env, Mounts: m.Mounts,
 		CPU: *v.Resources.CPU, CPULimit: deref(v.Resources.CPULimit), Memory: *v.Resources.Memory, MemoryMax: deref(v.Resources.MemoryLimit), GPU: *v.Resources.GPU,
 		Liveness: serving.Liveness{InitialDelay: *l.InitialDelay, Period: *l.Period, Timeout: *l.Timeout, Success: *l.Success, Failure: *l.Failure},
-		Timeout:  timeout, PullSecret: place.PullSecret, Scale: scale,
+		Timeout:  timeout, PullSecret: place.PullSecret, Scale: scale, InPlace: inPlace(o),
 	}
 	rv := route.Version{
 		Name: name, Workload: deployment, Default: v.IsDefault != nil && *v.IsDefault || name == "",
@@ -196,6 +219,8 @@ func (s *Service) workload(o *object, name string, v *Version, m made, place Pla
 	}
 	return wl, rv
 }
+
+func inPlace(o *object) bool { return o.Spec.Tags[TagMaxSurge] == "0" }
 
 // observe looks at what runs and says what it means.
 func (s *Service) observe(ctx context.Context, o *object, mem *memory, cluster *serving.Cluster, place Place, workloads []serving.Workload, versions []route.Version, fresh bool) resource.Outcome {
@@ -236,14 +261,24 @@ func (s *Service) observe(ctx context.Context, o *object, mem *memory, cluster *
 		mem.say(o.Now, "The deployment serves at "+o.Status.Properties.ScoringURI)
 		mem.Good, mem.GoodRoute = workloads, versions
 	}
+	if o.Row.State == resource.StateFailed && (short || waiting != "") { // it stays failed until it serves
+		why := failureOf(o)
+		o.Status.Properties.State = failedState(why)
+		return resource.Failed(why, failedPoll)
+	}
 	o.Status.Properties.State = "Healthy"
 	if short {
 		o.Status.Properties.State = "Unhealthy"
 	}
-	if o.Row.State == resource.StateFailed && (short || waiting != "") {
-		return resource.Failed(failureOf(o), failedPoll) // it stays failed until it serves
-	}
 	return resource.Done(watchPoll)
+}
+
+// failedState is the state of a web service whose deployment failed.
+func failedState(why *armerr.Error) string {
+	if why.Code == serving.Unschedulable {
+		return serving.Unschedulable
+	}
+	return "Failed"
 }
 
 func failureOf(o *object) *armerr.Error {
@@ -280,28 +315,46 @@ func (s *Service) hopeless(now time.Time, p *serving.Problem) bool {
 // fail ends a deployment. What served before goes on: the cluster gets it back, so that nothing keeps trying
 // what cannot work.
 func (s *Service) fail(ctx context.Context, o *object, mem *memory, cluster *serving.Cluster, why *armerr.Error) resource.Outcome {
-	o.Status.Properties.State = "Failed"
-	if why.Code == serving.Unschedulable {
-		o.Status.Properties.State = serving.Unschedulable
+	if isFresh(o) {
+		mem.say(o.Now, "The deployment failed: "+why.Message)
 	}
-	mem.say(o.Now, "The deployment failed: "+why.Message)
 	if len(mem.Good) == 0 {
+		o.Status.Properties.State = failedState(why)
 		return resource.Failed(why, failedPoll)
 	}
+	kept := *why
+	kept.Message = "The update failed, and what was deployed before goes on serving. " + why.Message
+	mem.Restored, mem.Why = o.Row.Generation, &kept
+	return s.keep(ctx, o, mem, cluster)
+}
+
+// keep has the cluster go on with what served before an update that failed. The error of the web service says why it
+// failed, its state how the earlier deployment does.
+func (s *Service) keep(ctx context.Context, o *object, mem *memory, cluster *serving.Cluster) resource.Outcome {
 	r, err := s.route(ctx, o, mem.GoodRoute)
 	if err != nil {
 		return resource.Retry(err)
 	}
 	for i := range mem.Good {
-		mem.Good[i].Scale = mem.GoodRoute[i].Scale
+		mem.Good[i].Scale, mem.Good[i].InPlace = mem.GoodRoute[i].Scale, inPlace(o)
 	}
 	if err := cluster.Apply(ctx, o.ID.Name(), mem.Good, r); err != nil {
 		return resource.Retry(fmt.Errorf("giving the cluster back what served: %w", err))
 	}
-	o.Status.Properties.State = "Healthy" // by what served before; the error says that the update failed
-	kept := *why
-	kept.Message = "The update failed, and what was deployed before goes on serving. " + why.Message
-	return resource.Failed(&kept, 0)
+	o.Status.Properties.State = "Healthy"
+	for i := range mem.Good {
+		seen, err := cluster.Observe(ctx, mem.Good[i].Name)
+		if err != nil {
+			return resource.Retry(fmt.Errorf("looking at the deployment %s: %w", mem.Good[i].Name, err))
+		}
+		if seen.Available < seen.Desired {
+			o.Status.Properties.State = "Unhealthy"
+		}
+		if d := o.Status.Properties.Deployed[mem.Good[i].Version]; d != nil {
+			d.Image, d.Desired, d.Updated, d.Available = mem.Good[i].Image, seen.Desired, seen.Updated, seen.Available
+		}
+	}
+	return resource.Failed(mem.Why, watchPoll)
 }
 
 func (s *Service) finalize(ctx context.Context, o *object) resource.Outcome {
@@ -313,7 +366,7 @@ func (s *Service) finalize(ctx context.Context, o *object) resource.Outcome {
 	if err != nil {
 		return resource.Retry(err)
 	}
-	cluster, err := serving.Open(place.Kubeconfig, place.Namespace)
+	cluster, err := s.open(place)
 	if err != nil {
 		return resource.Retry(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/berthdev/berth/internal/dataplane/artifact"
 	"github.com/berthdev/berth/internal/dataplane/model"
 	"github.com/berthdev/berth/internal/image"
+	"github.com/berthdev/berth/internal/serving"
 	"github.com/berthdev/berth/internal/store"
 )
 
@@ -46,18 +47,44 @@ type Service struct {
 	Manager   *resource.Manager
 	Models    *model.Service
 	Artifacts *artifact.Service
-	Images    *image.Builder
-	Registry  *image.Registry
+	Images    Images
+	Registry  Registry
 	Logger    *slog.Logger
 	// Place finds a compute's cluster and the front end in it. Errors: *armerr.Error when the compute is not there or
 	// not usable; anything else may pass.
 	Place func(ctx context.Context, compute armid.ID) (Place, error)
+	// Open leads to a workspace's part of a cluster; nil means serving.Open.
+	Open func(kubeconfig []byte, namespace string) (*serving.Cluster, error)
 	// ScheduleWait is how long pods may find no room before a deployment fails, for clusters that add nodes
 	// by themselves.
 	ScheduleWait time.Duration
 
 	builds builds
 }
+
+// Images makes the image of an environment's definition. Errors: *image.UserError when the definition cannot be met.
+type Images interface {
+	Environment(ctx context.Context, definition json.RawMessage, log func(line string)) (image.Reference, error)
+}
+
+// Registry makes images of files; key says what they are, so that the same are not read again.
+type Registry interface {
+	Files(ctx context.Context, repo, key string, files []image.File) (image.Reference, error)
+}
+
+// open leads to the cluster of a place.
+func (s *Service) open(p Place) (*serving.Cluster, error) {
+	if s.Open != nil {
+		return s.Open(p.Kubeconfig, p.Namespace)
+	}
+	return serving.Open(p.Kubeconfig, p.Namespace)
+}
+
+// TagMaxSurge is a tag of web services that says how many pods an update may start beyond those that a version has:
+// 1, which it does without the tag, or 0. With 0 an old pod ends before a new one starts, so that an update needs no
+// room on the nodes that the web service does not have already; a version with one replica does not answer
+// meanwhile. Every later update follows the tag, too, until it is taken away.
+const TagMaxSurge = "berth.maxSurge"
 
 // WebService is the properties of a web service.
 type WebService struct {
@@ -70,6 +97,7 @@ type WebService struct {
 	AuthEnabled       *bool              `json:"authEnabled,omitempty"`
 	AADAuthEnabled    *bool              `json:"aadAuthEnabled,omitempty"`
 	Versions          map[string]Version `json:"versions,omitempty"`
+	RegistryAccess    string             `json:"registryAccess,omitempty" arm:"secret,maxlen=262144"` // accesses, as JSON
 	Version
 
 	// What Berth found.

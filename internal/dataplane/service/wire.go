@@ -24,7 +24,7 @@ func flatten(doc *resource.Document[WebService]) (map[string]any, error) {
 	if err := dataplane.Unmarshal(data, &flat); err != nil {
 		return nil, err
 	}
-	for _, k := range []string{"keys", "state", "scoringUri", "deployed", "provisioningState"} {
+	for _, k := range []string{"keys", "registryAccess", "state", "scoringUri", "deployed", "provisioningState"} {
 		delete(flat, k)
 	}
 	tags := make(map[string]any, len(doc.Tags))
@@ -71,9 +71,12 @@ func (s *Service) wire(tx store.ReadTx, row *store.Resource, expand bool) (map[s
 			return nil, err
 		}
 		add(out, common)
-		uri := strings.TrimSuffix(w.ScoringURI, "/score") + "/version/" + name + "/score"
+		uri := ""
+		if w.ScoringURI != "" {
+			uri = strings.TrimSuffix(w.ScoringURI, "/score") + "/version/" + name + "/score"
+		}
 		add(out, map[string]any{
-			"id": name, "name": name, "computeType": kindService, "kvTags": map[string]string{}, "scoringUri": uri, "swaggerUri": swagger(uri),
+			"id": name, "name": name, "computeType": kindService, "kvTags": map[string]string{}, "scoringUri": nullable(uri), "swaggerUri": swagger(uri),
 			"isDefault": v.IsDefault, "trafficPercentile": v.TrafficPercentile, "type": v.VersionType,
 		})
 		versions[name] = out
@@ -201,7 +204,7 @@ func operationWire(r *dataplane.Request, op *store.Operation, row *store.Resourc
 	if row != nil {
 		if rec, err := resource.RecordOf(row); err == nil {
 			if mem := recall(rec.Data); mem.Operation == op.ID {
-				if mem.Seen >= 0 {
+				if !mem.Submitted {
 					sub = "BuildEnvironment"
 				}
 				for _, line := range mem.Lines {
@@ -217,51 +220,4 @@ func operationWire(r *dataplane.Request, op *store.Operation, row *store.Resourc
 		out["streamingOperationLog"] = ""
 	}
 	return out
-}
-
-// list shows the web services that match the filters, the last changed first.
-func (s *Service) list(r *dataplane.Request) (*dataplane.Reply, error) {
-	value := []any{}
-	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
-		var failed error
-		err := each(tx, r.Workspace, func(row *store.Resource, doc *resource.Document[WebService]) {
-			if !s.listed(r, row, doc) {
-				return
-			}
-			body, err := s.wire(tx, row, strings.EqualFold(r.Param("expand"), "true"))
-			failed = errors.Join(failed, err)
-			value = append(value, body)
-		})
-		return errors.Join(err, failed)
-	})
-	return &dataplane.Reply{Body: map[string]any{"value": value}}, err
-}
-
-func (s *Service) listed(r *dataplane.Request, row *store.Resource, doc *resource.Document[WebService]) bool {
-	w := &doc.Properties
-	if v := r.Param("computeType"); v != "" && !strings.EqualFold(v, w.ComputeType) {
-		return false
-	}
-	if v := r.Param("name"); v != "" && !strings.EqualFold(v, armid.MustParse(row.ID).Name()) {
-		return false
-	}
-	if !dataplane.Matches(doc.Tags, r.Param("tags")) || !dataplane.Matches(doc.Tags, r.Param("tag")) || !dataplane.Matches(w.Properties, r.Param("properties")) {
-		return false
-	}
-	id, name := r.Param("modelId"), r.Param("modelName")
-	if id == "" && name == "" {
-		return r.Param("imageId") == "" && r.Param("imageName") == "" && r.Param("imageDigest") == "" // there are no registered images
-	}
-	for _, v := range w.all() {
-		if v.Image == nil {
-			continue
-		}
-		for _, m := range v.Image.ModelIDs {
-			n, _ := model.Split(m)
-			if id != "" && strings.EqualFold(m, id) || name != "" && strings.EqualFold(n, name) {
-				return true
-			}
-		}
-	}
-	return false
 }

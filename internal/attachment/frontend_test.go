@@ -1,0 +1,355 @@
+package attachment
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes/fake"
+	kubetesting "k8s.io/client-go/testing"
+)
+
+var holder = Attachment{
+	Installation: "inst", Workspace: "/subscriptions/s/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws",
+	Compute: "/subscriptions/s/resourceGroups/rg/providers/Microsoft.MachineLearningServices/workspaces/ws/computes/c",
+}
+
+// installed is a cluster in memory with a front end; change makes it differ from the simplest.
+func installed(t *testing.T, change func(*FrontEnd)) (*fake.Clientset, *FrontEnd) {
+	t.Helper()
+	c := fake.NewClientset()
+	f := &FrontEnd{Image: "registry.test/fe@sha256:1", Version: "1", Registry: []byte(`{"auths":{}}`), Replicas: 1}
+	if change != nil {
+		change(f)
+	}
+	install(t, c, f)
+	return c, f
+}
+
+func install(t *testing.T, c *fake.Clientset, f *FrontEnd) {
+	t.Helper()
+	if err := holder.install(t.Context(), c, f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func deploymentOf(t *testing.T, c *fake.Clientset) *appsv1.Deployment {
+	t.Helper()
+	return must(c.AppsV1().Deployments(holder.Namespace()).Get(t.Context(), frontEndName, metav1.GetOptions{}))
+}
+
+func serviceOf(t *testing.T, c *fake.Clientset, name string) *corev1.Service {
+	t.Helper()
+	return must(c.CoreV1().Services(holder.Namespace()).Get(t.Context(), name, metav1.GetOptions{}))
+}
+
+// changes are the writes since the last call that succeeded and made nothing new, without the role, which is always written.
+func changes(c *fake.Clientset) []string {
+	out := []string{}
+	for _, a := range c.Actions() {
+		what := a.GetVerb() + " " + a.GetResource().Resource
+		if slices.Contains([]string{"update", "patch"}, a.GetVerb()) && what != "update roles" {
+			out = append(out, what)
+		}
+	}
+	c.ClearActions()
+	return out
+}
+
+// All that is installed is in the workspace's namespace and says whose it is, so that removing the namespace
+// leaves nothing (A6). Its names are the original's.
+func TestInstall_A6(t *testing.T) {
+	t.Parallel()
+	c, _ := installed(t, func(f *FrontEnd) { f.Certificate, f.Key = []byte("cert"), []byte("key") })
+	var got []string
+	for _, a := range c.Actions() {
+		create, ok := a.(kubetesting.CreateAction)
+		if !ok {
+			continue
+		}
+		o := must(meta.Accessor(create.GetObject()))
+		got = append(got, a.GetResource().Resource+"/"+o.GetName())
+		if a.GetNamespace() != holder.Namespace() || o.GetLabels()[installationLabel] != "inst" || o.GetLabels()[managedByLabel] != "berth" || o.GetAnnotations()[workspaceKey] != holder.Workspace {
+			t.Errorf("%s/%s is in %q, with the labels %v", a.GetResource().Resource, o.GetName(), a.GetNamespace(), o.GetLabels())
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"deployments/azureml-fe", "poddisruptionbudgets/azureml-fe", "rolebindings/azureml-fe", "roles/azureml-fe", "secrets/azureml-fe-peers", "secrets/azuremlfessl", "secrets/berth-registry",
+		"serviceaccounts/azureml-fe", "services/azureml-fe", "services/azureml-fe-int-http",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("installed (-want +got):\n%s", diff)
+	}
+}
+
+// The front end runs under the Restricted standard, which its namespace demands, with the rights to learn and to
+// scale and no others, and requests go on while one of its pods is replaced.
+func TestFrontEndPod(t *testing.T) {
+	t.Parallel()
+	c, _ := installed(t, nil)
+	d := deploymentOf(t, c)
+	p := d.Spec.Template.Spec
+	k := p.Containers[0]
+	s := k.SecurityContext
+	if !*p.SecurityContext.RunAsNonRoot || p.SecurityContext.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) {
+		t.Errorf("security: %+v, %+v", p.SecurityContext, s)
+	}
+	if k.Image != "registry.test/fe@sha256:1" || p.ServiceAccountName != frontEndName || len(p.ImagePullSecrets) != 1 || p.ImagePullSecrets[0].Name != PullSecret {
+		t.Errorf("image %s, account %s, pull secrets %v", k.Image, p.ServiceAccountName, p.ImagePullSecrets)
+	}
+	r := d.Spec.Strategy.RollingUpdate
+	if r.MaxUnavailable.IntValue() != 0 || r.MaxSurge.IntValue() != 1 || k.Lifecycle.PreStop.Sleep.Seconds < 1 || *p.TerminationGracePeriodSeconds <= k.Lifecycle.PreStop.Sleep.Seconds || k.ReadinessProbe == nil {
+		t.Errorf("an update interrupts requests: %+v, %+v", r, k.Lifecycle)
+	}
+	for key, v := range d.Spec.Selector.MatchLabels {
+		for _, name := range []string{frontEndName, peersName} {
+			if d.Spec.Template.Labels[key] != v || serviceOf(t, c, name).Spec.Selector[key] != v {
+				t.Errorf("%s=%s does not select the front end's pods everywhere", key, v)
+			}
+		}
+	}
+	for _, rule := range must(c.RbacV1().Roles(holder.Namespace()).Get(t.Context(), frontEndName, metav1.GetOptions{})).Rules {
+		for _, verb := range rule.Verbs {
+			reads := slices.Contains([]string{"get", "list", "watch"}, verb)
+			if !reads && (len(rule.Resources) != 1 || rule.Resources[0] != "deployments/scale") {
+				t.Errorf("the front end may %s %v", verb, rule.Resources)
+			}
+		}
+	}
+	pull := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), PullSecret, metav1.GetOptions{}))
+	if pull.Type != corev1.SecretTypeDockerConfigJson || string(pull.Data[corev1.DockerConfigJsonKey]) != `{"auths":{}}` {
+		t.Errorf("the pull secret is %+v", pull)
+	}
+}
+
+// A production cluster has three front ends, spread over nodes, of which one at a time may go; a dev-test cluster has one.
+func TestReplicas(t *testing.T) {
+	t.Parallel()
+	c, f := installed(t, nil)
+	for _, n := range []int{1, 3, 1} {
+		f.Replicas = n
+		install(t, c, f)
+		d := deploymentOf(t, c)
+		if got := *d.Spec.Replicas; int(got) != n {
+			t.Errorf("%d replicas, want %d", got, n)
+		}
+		if spread := d.Spec.Template.Spec.TopologySpreadConstraints; len(spread) != 1 || spread[0].TopologyKey != corev1.LabelHostname || spread[0].WhenUnsatisfiable != corev1.ScheduleAnyway {
+			t.Errorf("spread: %+v", spread)
+		}
+	}
+	b := must(c.PolicyV1().PodDisruptionBudgets(holder.Namespace()).Get(t.Context(), frontEndName, metav1.GetOptions{}))
+	if b.Spec.MaxUnavailable.IntValue() != 1 {
+		t.Errorf("the disruption budget is %+v", b.Spec)
+	}
+}
+
+// What is as it should be is left alone, also where Kubernetes and its cloud filled things in.
+func TestInstallIsIdempotent(t *testing.T) {
+	t.Parallel()
+	c, f := installed(t, func(f *FrontEnd) { f.Internal, f.Certificate, f.Key = true, []byte("cert"), []byte("key") })
+	services := c.CoreV1().Services(holder.Namespace())
+	public, peers := serviceOf(t, c, frontEndName), serviceOf(t, c, peersName)
+	public.Annotations["cloud.example/id"], public.Finalizers = "17", []string{"service.kubernetes.io/load-balancer-cleanup"}
+	public.Spec.ClusterIP, public.Spec.Ports[0].NodePort, public.Spec.Ports[0].Protocol = "10.0.0.1", 30123, corev1.ProtocolTCP
+	peers.Spec.Type, peers.Spec.Ports[0].TargetPort = corev1.ServiceTypeClusterIP, intstr.FromInt32(peersPort)
+	for _, s := range []*corev1.Service{public, peers} {
+		must(services.Update(t.Context(), s, metav1.UpdateOptions{}))
+	}
+	token := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), peersSecretName, metav1.GetOptions{})).Data["token"]
+	changes(c)
+	install(t, c, f)
+	if got := changes(c); len(got) > 0 {
+		t.Errorf("the second time changed %v", got)
+	}
+	again := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), peersSecretName, metav1.GetOptions{})).Data["token"]
+	if len(token) < 32 || string(token) != string(again) {
+		t.Errorf("what front ends show each other changed from %q to %q", token, again)
+	}
+}
+
+// What somebody changed or deleted comes back, and what the cloud added to it stays.
+func TestInstallRepairs(t *testing.T) {
+	t.Parallel()
+	ns := holder.Namespace()
+	changedDeployment := func(change func(*appsv1.Deployment)) func(*testing.T, *fake.Clientset) {
+		return func(t *testing.T, c *fake.Clientset) {
+			d := deploymentOf(t, c)
+			change(d)
+			must(c.AppsV1().Deployments(ns).Update(t.Context(), d, metav1.UpdateOptions{}))
+		}
+	}
+	changedService := func(change func(*corev1.Service)) func(*testing.T, *fake.Clientset) {
+		return func(t *testing.T, c *fake.Clientset) {
+			s := serviceOf(t, c, frontEndName)
+			change(s)
+			must(c.CoreV1().Services(ns).Update(t.Context(), s, metav1.UpdateOptions{}))
+		}
+	}
+	for _, tt := range []struct {
+		name  string
+		spoil func(*testing.T, *fake.Clientset)
+	}{
+		{"scaled to nothing", changedDeployment(func(d *appsv1.Deployment) { d.Spec.Replicas = ptr(int32(0)) })},
+		{"another image", changedDeployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "other" })},
+		{"an older Berth's", changedDeployment(func(d *appsv1.Deployment) { d.Annotations[frontEndSpec] = "[]" })},
+		{"no longer a load balancer", changedService(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })},
+		{"another selector", changedService(func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "x"} })},
+		{"another port", changedService(func(s *corev1.Service) { s.Spec.Ports[0].TargetPort = intstr.FromInt32(1) })},
+		{"no ports for TLS", changedService(func(s *corev1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })},
+		{"public", changedService(func(s *corev1.Service) { delete(s.Annotations, internalBalancer) })},
+		{"another password", func(t *testing.T, c *fake.Clientset) {
+			s := must(c.CoreV1().Secrets(ns).Get(t.Context(), PullSecret, metav1.GetOptions{}))
+			s.Data[corev1.DockerConfigJsonKey] = []byte("{}")
+			must(c.CoreV1().Secrets(ns).Update(t.Context(), s, metav1.UpdateOptions{}))
+		}},
+		{"more rights", func(t *testing.T, c *fake.Clientset) {
+			r := must(c.RbacV1().Roles(ns).Get(t.Context(), frontEndName, metav1.GetOptions{}))
+			r.Rules[0].Verbs = []string{"*"}
+			must(c.RbacV1().Roles(ns).Update(t.Context(), r, metav1.UpdateOptions{}))
+		}},
+		{"deleted", func(t *testing.T, c *fake.Clientset) {
+			for _, err := range []error{
+				c.AppsV1().Deployments(ns).Delete(t.Context(), frontEndName, metav1.DeleteOptions{}), c.CoreV1().Services(ns).Delete(t.Context(), frontEndName, metav1.DeleteOptions{}),
+				c.CoreV1().Secrets(ns).Delete(t.Context(), PullSecret, metav1.DeleteOptions{}), c.RbacV1().Roles(ns).Delete(t.Context(), frontEndName, metav1.DeleteOptions{}),
+			} {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c, f := installed(t, func(f *FrontEnd) { f.Internal = true })
+			type state struct {
+				deployment, service, pull, role any
+			}
+			look := func() state {
+				return state{
+					deploymentOf(t, c).Spec, serviceOf(t, c, frontEndName).Spec, must(c.CoreV1().Secrets(ns).Get(t.Context(), PullSecret, metav1.GetOptions{})).Data,
+					must(c.RbacV1().Roles(ns).Get(t.Context(), frontEndName, metav1.GetOptions{})).Rules,
+				}
+			}
+			want := look()
+			tt.spoil(t, c)
+			install(t, c, f)
+			if diff := cmp.Diff(want, look(), cmp.AllowUnexported(state{})); diff != "" {
+				t.Errorf("repaired (-want +got):\n%s", diff)
+			}
+			if serviceOf(t, c, frontEndName).Annotations[internalBalancer] != "true" {
+				t.Error("the load balancer became public")
+			}
+		})
+	}
+}
+
+// A load balancer becomes public or internal as the compute says, and keeps what the cloud wrote on it.
+func TestInternalBalancer(t *testing.T) {
+	t.Parallel()
+	c, f := installed(t, nil)
+	for _, internal := range []bool{false, true, false} {
+		s := serviceOf(t, c, frontEndName)
+		s.Annotations["cloud.example/id"] = "17"
+		must(c.CoreV1().Services(holder.Namespace()).Update(t.Context(), s, metav1.UpdateOptions{}))
+		f.Internal = internal
+		install(t, c, f)
+		a := serviceOf(t, c, frontEndName).Annotations
+		if (a[internalBalancer] == "true") != internal || a["cloud.example/id"] != "17" {
+			t.Errorf("internal %v: annotations %v", internal, a)
+		}
+	}
+}
+
+// The certificate is written, renewed and taken away with TLS.
+func TestCertificate(t *testing.T) {
+	t.Parallel()
+	c, f := installed(t, nil)
+	for _, cert := range []string{"", "one", "two", "", ""} {
+		f.Certificate, f.Key = []byte(cert), []byte(strings.Repeat("k", len(cert)))
+		install(t, c, f)
+		s, err := c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), certificateName, metav1.GetOptions{})
+		if (err == nil) != (cert != "") || err == nil && (string(s.Data["cert.pem"]) != cert || string(s.Data["key.pem"]) != string(f.Key)) {
+			t.Errorf("with the certificate %q the cluster has %v, %v", cert, s, err)
+		}
+		status, err := holder.frontEnd(t.Context(), c)
+		if err != nil || status.TLS != (cert != "") {
+			t.Errorf("with the certificate %q the status is %+v, %v", cert, status, err)
+		}
+	}
+}
+
+// The status says what the front end waits for.
+func TestFrontEndStatus(t *testing.T) {
+	t.Parallel()
+	c := fake.NewClientset()
+	want := func(address, waiting string) {
+		t.Helper()
+		s, err := holder.frontEnd(t.Context(), c)
+		if err != nil || s.Address != address || (s.Waiting == "") != (waiting == "") || !strings.Contains(s.Waiting, waiting) {
+			t.Errorf("status %+v, %v; want the address %q, waiting for %q", s, err, address, waiting)
+		}
+	}
+	want("", "to be installed")
+	c, _ = installed(t, nil)
+	want("", "load balancer")
+	balanced := func(in ...corev1.LoadBalancerIngress) {
+		s := serviceOf(t, c, frontEndName)
+		s.Status.LoadBalancer.Ingress = in
+		must(c.CoreV1().Services(holder.Namespace()).UpdateStatus(t.Context(), s, metav1.UpdateOptions{}))
+	}
+	balanced(corev1.LoadBalancerIngress{IP: "20.1.2.3"})
+	want("20.1.2.3", "kubectl -n "+holder.Namespace())
+	d := deploymentOf(t, c)
+	d.Status.AvailableReplicas = 1
+	must(c.AppsV1().Deployments(holder.Namespace()).UpdateStatus(t.Context(), d, metav1.UpdateOptions{}))
+	want("20.1.2.3", "")
+	balanced(corev1.LoadBalancerIngress{Hostname: "lb.example"})
+	want("lb.example", "")
+	if err := c.AppsV1().Deployments(holder.Namespace()).Delete(t.Context(), frontEndName, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	want("lb.example", "first replica")
+}
+
+func denied(a kubetesting.Action) (bool, runtime.Object, error) {
+	return true, nil, apierrors.NewForbidden(a.GetResource().GroupResource(), "", errors.New("no"))
+}
+
+// What cannot be read or written is named, for whoever has to give Berth the right.
+func TestFrontEndErrors(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ verb, resource, want string }{
+		{"create", "secrets", "secrets"}, {"create", "serviceaccounts", "service account"}, {"create", "roles", "rights"}, {"create", "rolebindings", "rights"},
+		{"create", "services", "the service azureml-fe"}, {"create", "poddisruptionbudgets", "disruption budget"}, {"create", "deployments", "deployment"},
+	} {
+		c := fake.NewClientset()
+		c.PrependReactor(tt.verb, tt.resource, denied)
+		if err := holder.install(t.Context(), c, &FrontEnd{Replicas: 1}); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s %s: %v, want %q", tt.verb, tt.resource, err, tt.want)
+		}
+	}
+	for resource, want := range map[string]string{"services": "front end's service", "deployments": "front end's deployment", "secrets": "front end's certificate"} {
+		c, _ := installed(t, nil)
+		c.PrependReactor("get", resource, denied)
+		if _, err := holder.frontEnd(t.Context(), c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("get %s: %v, want %q", resource, err, want)
+		}
+	}
+}
