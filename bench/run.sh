@@ -8,6 +8,8 @@ go run ./bench/api
 if [ "$(id -u)" = 0 ]; then
 	echo "== clusters"
 	go run ./bench/cluster
+	echo "== deployments"
+	go run ./bench/deploy
 	echo "== front end"
 	go run -C bench/frontend . -libexec "$PWD/bin/libexec" -traefik "$PWD/.build/traefik"
 else

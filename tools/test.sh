@@ -33,7 +33,16 @@ gotestsum() { "$root/.build/gotestsum" --format pkgname-and-test-fails --hide-su
 suite go gotestsum go -race -timeout 25m -p 2 $(go list ./... | grep -v -e internal/cluster/local -e test/realcluster)
 suite local gotestsum local -count=1 -timeout 25m -p 1 ./internal/cluster/local/... ./test/realcluster
 suite kube bash -c "cd kube && CGO_ENABLED=0 '$root/.build/gotestsum' --format pkgname-and-test-fails --junitfile '$results/kube.xml' -- -trimpath ./internal/..." # flags of kube.mk, whose build is in the cache
-if [ -x test/clients/run.sh ]; then suite clients test/clients/run.sh; fi
+# Web services wait for pods most of the time, so the other clients' suites run beside them.
+webservices() {
+	"$BERTH_PYTHON" -m pytest -q -W ignore -p no:cacheprovider --junitxml "$results/webservices.xml" test/clients/python/test_webservice.py
+}
+(suite webservices webservices >"$results/webservices.log" 2>&1) &
+serving=$!
+suite clients test/clients/run.sh
+wait "$serving"
+cat "$results/webservices.log"
+[ -s "$results/webservices.xml" ] || broken+=(webservices)
 
 phase count
 go run ./tools/testcount "${broken[@]/#/-broken=}" "$results"/*.xml

@@ -91,8 +91,9 @@ type Info struct {
 const DefaultScheduleWait = service.DefaultScheduleWait
 
 // DefaultKubernetes is what the Kubernetes client library, client-go 0.37, supports: its
-// own minor version and one on either side, plus the skew that its API discovery tolerates.
-var DefaultKubernetes = machinelearning.VersionRange{MinMinor: 34, MaxMinor: 38}
+// own minor version and one on either side, plus the skew that its API discovery tolerates. It begins
+// with 1.35, the first that has image volumes, in which models reach their pods.
+var DefaultKubernetes = machinelearning.VersionRange{MinMinor: 35, MaxMinor: 38}
 
 const (
 	workers          = 16

@@ -54,11 +54,21 @@ func TestSecretsStayInside(t *testing.T) {
 	for _, path := range []string{ws, ws + "/computes", ws + "/computes/plain", s.expand("{mc}"), s.sub() + "/resources"} {
 		answers += s.want(200, "GET", path+"?api-version=2022-10-01", "").raw
 	}
+	services := "/modelmanagement/v1.0" + ws + "/services"
+	answers += s.want(202, "POST", services, `{"name":"svc","computeType":"AKS","computeName":"plain","numReplicas":1,"keys":{"primaryKey":"PRIMARYPRIMARY","secondaryKey":"SECONDARYSECONDARY"},
+		"environmentImageRequest":{"assets":[{"id":"score.py","url":"aml://artifact/LocalUpload/x/score.py"}],"environment":{"name":"e","docker":{"baseImageRegistry":{"address":"r.example","username":"u","password":"BASEIMAGEPASSWORD"}}}}}`).raw
+	if got := s.want(200, "POST", services+"/svc/listkeys", ""); got.at("primaryKey") != "PRIMARYPRIMARY" {
+		t.Errorf("listkeys: %s", got.raw)
+	}
+	for _, path := range []string{services, services + "/svc", services + "/svc?expand=true", services + "?expand=true"} {
+		answers += s.want(200, "GET", path, "").raw
+	}
 	credentials, err := s.home.ReadCredentials()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, secret := range map[string]string{"the TLS key": "TOPSECRET", "a kubeconfig's key": private, "the service principal's secret": credentials.ClientSecret, "a token": s.token} {
+	for what, secret := range map[string]string{"the TLS key": "TOPSECRET", "a kubeconfig's key": private, "the service principal's secret": credentials.ClientSecret, "a token": s.token,
+		"a web service's key": "PRIMARYPRIMARY", "its second key": "SECONDARYSECONDARY", "a base image's registry password": "BASEIMAGEPASSWORD"} {
 		if strings.Contains(answers, secret) {
 			t.Errorf("%s is in an answer", what)
 		}

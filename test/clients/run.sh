@@ -8,9 +8,9 @@ build=$(cd ../.. && pwd)/.build
 results=${BERTH_RESULTS:-$build/results}
 export BERTH_CONFORMANCE=${BERTH_CONFORMANCE:-$results/conformance} BERTH_BIN=${BERTH_BIN:-$(cd ../.. && pwd)/bin/berth}
 mkdir -p "$BERTH_CONFORMANCE"
+[ -n "${BERTH_RESULTS:-}" ] || rm -f "$BERTH_CONFORMANCE"/*.jsonl # of the last time; who sets BERTH_RESULTS begins with an empty folder
 code=0
 suite() { # name, environment, file
-	rm -f "$BERTH_CONFORMANCE/$1.jsonl"
 	"$build/$2/bin/python" -m pytest -q -p no:cacheprovider --junitxml "$results/clients-$1.xml" "python/$3" || code=1
 }
 suite azureml-core venv-azureml test_azureml.py &

@@ -30,12 +30,22 @@ var proofs = []proof{
 	{`/resourcegroups/demo-rg/.*/myexistingcluster"`, "azure-cli", "az aks show --query id", []string{"A2"}},
 	{`attached: Succeeded`, "azureml-core", "ComputeTarget.attach", []string{"A1", "A7"}},
 	{`attached: AKS, Succeeded\n +myaks: AKS, Succeeded`, "azureml-core", "ComputeTarget.list", []string{"C4"}},
+	{`registered wine:1`, "azureml-core", "Model.register of a scikit-learn model", []string{"D1"}},
+	{`Resolving and installing 2 requirements: azureml-defaults`, "", "", nil},
+	{`wine-service: Healthy, http://`, "azureml-core", "Model.deploy with a new environment, two replicas", []string{"D1", "D4"}},
+	{`service\.run: \{'classes': \[0, 1, 2\], 'trees': 10\}`, "azureml-core", "AksWebservice.run", []string{"D1"}},
+	{`HTTP with a key: 200 .*\n +HTTP with a wrong key: 401`, "", "", nil},
+	{`[1-9]\d+ requests during the update, 0 lost; now 200 from 20 trees`, "azureml-core", "AksWebservice.update under load, no request lost", []string{"D1"}},
+	{`logs: .*model loaded`, "azureml-core", "AksWebservice.get_logs", []string{"D1"}},
+	{`the old key gets 401 and the new one 200`, "azureml-core", "AksWebservice.regen_key", []string{"D1"}},
+	{`the token gets 200`, "azureml-core", "AksWebservice.get_token", []string{"D1"}},
+	{`wine-service: gone`, "azureml-core", "AksWebservice.delete", []string{"D1"}},
 	{`attached: gone`, "azureml-core", "AksCompute.detach", []string{"A6"}},
 	{`myaks: gone`, "azureml-core", "AksCompute.delete", []string{"A6"}},
 	{`nothing is left behind`, "", "", nil},
 }
 
-func TestDemo_C1_C3_C4_A1_A2_A6_A8(t *testing.T) {
+func TestDemo_C1_C3_C4_A1_A2_A6_A8_D1_D4(t *testing.T) {
 	python, az, libexec := os.Getenv("BERTH_PYTHON"), os.Getenv("BERTH_AZ"), os.Getenv("BERTH_LIBEXEC")
 	if python == "" || az == "" || libexec == "" || os.Getuid() != 0 {
 		if os.Getenv("CI") == "true" {

@@ -76,7 +76,9 @@ class Berth:
 
     def kubectl(self, *args):
         command = [os.path.join(LIBEXEC, "kubectl"), "--kubeconfig", self.kubeconfig, *args]
-        out = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        # Not through Berth's proxy, which is for Azure's names and is gone when Berth is.
+        env = {k: v for k, v in os.environ.items() if k.lower() not in ("http_proxy", "https_proxy")}
+        out = subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
         if out.returncode:
             raise RuntimeError(f"kubectl {' '.join(args)}: {out.stderr}")
         return out.stdout
