@@ -236,7 +236,7 @@ func (b *bench) wakeUp(ctx context.Context, name string) (time.Duration, error) 
 			return 0, err
 		}
 		status, _ := service["deploymentStatus"].(map[string]any)
-		if fmt.Sprint(status["desiredReplicas"], status["availableReplicas"]) != "0 0" {
+		if fmt.Sprintf("%v %v", status["desiredReplicas"], status["availableReplicas"]) != "0 0" {
 			continue
 		}
 		uri, _ := service["scoringUri"].(string)

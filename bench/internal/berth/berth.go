@@ -57,7 +57,7 @@ func Up(bin string, home app.Home, provider string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Client, err = armclient.New(armclient.Config{URL: s.Info.URL, CAFile: s.Info.CAFile, Tenant: c.TenantID, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Version: "bench"})
+	s.Client, err = armclient.New(armclient.Config{URL: s.Info.URL, CAFile: s.Info.CAFile, Proxy: s.Info.ProxyURL, Tenant: c.TenantID, ClientID: c.ClientID, ClientSecret: c.ClientSecret, Version: "bench"})
 	return s, err
 }
 
