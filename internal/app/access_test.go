@@ -3,6 +3,7 @@ package app_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -71,6 +72,8 @@ func TestRoles(t *testing.T) {
 	if op := s.settle(op); op.at("status") != "Succeeded" {
 		t.Fatal(op.raw)
 	}
+	s.want(200, "PUT", s.expand("{ml}/second"+v), `{"location":"westeurope"}`)
+	s.deploy("iris")
 	caller, oid := s.newPrincipal("member")
 	type request struct{ method, path, body string }
 	requests := map[string]request{
@@ -84,9 +87,37 @@ func TestRoles(t *testing.T) {
 		"grant a role":                 {"PUT", s.expand("{rg}/providers/Microsoft.Authorization/roleAssignments/00000000-0000-0000-0001-000000000000?api-version=2022-04-01"), `{"properties":{"roleDefinitionId":"/providers/Microsoft.Authorization/roleDefinitions/acdd72a7-3385-48ef-bd42-f606fba81ae7","principalId":"` + oid + `"}}`},
 		"read the other group":         {"GET", s.sub() + "/resourceGroups/other" + v, ""},
 		"write another group":          {"PUT", s.sub() + "/resourceGroups/third" + v, `{"location":"westeurope"}`},
+
+		"list the models":              {"GET", s.expand("{mms}/models"), ""},
+		"search the models":            {"POST", s.expand("{mms}/models/list"), `{}`},
+		"read a model":                 {"GET", s.expand("{mms}/models/iris:1"), ""},
+		"read a file":                  {"GET", s.expand("{artifacts}/contentinfo/LocalUpload/1/model.pkl"), ""},
+		"list the web services":        {"GET", s.expand("{mms}/services"), ""},
+		"read a web service":           {"GET", s.expand("{mms}/services/iris"), ""},
+		"read a web service's logs":    {"GET", s.expand("{mms}/services/iris/logs"), ""},
+		"list the environments":        {"GET", s.expand("/environment/v1.0{ml}/ws/environments"), ""},
+		"list the second's models":     {"GET", s.expand("/modelmanagement/v1.0{ml}/second/models"), ""},
+		"get the URL of an upload":     {"POST", s.expand("{artifacts}/batch/metadata/LocalUpload/2"), `{"paths":[{"path":"x"}]}`},
+		"get the URL of another":       {"GET", s.expand("{artifacts}/write/LocalUpload/2/x"), ""},
+		"create an asset":              {"POST", s.expand("{mms}/assets"), `{"name":"x","artifacts":[{"prefix":"LocalUpload/1/model.pkl"}]}`},
+		"change a model":               {"PATCH", s.expand("{mms}/models/iris:1"), `[{"op":"add","path":"/kvTags/a","value":"b"}]`},
+		"delete a model":               {"DELETE", s.expand("{mms}/models/absent:1"), ""},
+		"delete a file":                {"DELETE", s.expand("{artifacts}/metadata/LocalUpload/1/absent"), ""},
+		"deploy":                       {"POST", s.expand("{mms}/services"), deployment("iris")},
+		"deploy over it":               {"PUT", s.expand("{mms}/services"), `{"name":"-"}`},
+		"change a web service":         {"PATCH", s.expand("{mms}/services/iris"), `[{"op":"add","path":"/numReplicas","value":0}]`},
+		"get a web service's keys":     {"POST", s.expand("{mms}/services/iris/listkeys"), ""},
+		"make a web service new keys":  {"POST", s.expand("{mms}/services/iris/regenerateKeys"), `{"keyType":"none"}`},
+		"delete a web service":         {"DELETE", s.expand("{mms}/services/absent"), ""},
+		"write the second's models":    {"POST", s.expand("/modelmanagement/v1.0{ml}/second/assets"), `{"name":"x","artifacts":[{"prefix":"LocalUpload/1/x"}]}`},
+		"read a workspace that is not": {"GET", s.expand("/modelmanagement/v1.0{ml}/absent/models"), ""},
 	}
-	reading := []string{"read the group", "read the workspace", "read the cluster"}
-	writing := append([]string{"write the workspace", "get the cluster's kubeconfig", "attach the cluster", "delete the group's resources"}, reading...)
+	readingML := []string{"read the workspace", "list the models", "search the models", "read a model", "read a file", "list the web services", "read a web service", "read a web service's logs", "list the environments"}
+	reading := append([]string{"read the group", "read the cluster", "list the second's models", "read a workspace that is not"}, readingML...)
+	writing := append([]string{
+		"write the workspace", "get the cluster's kubeconfig", "attach the cluster", "delete the group's resources", "get the URL of an upload", "get the URL of another", "create an asset", "change a model",
+		"delete a model", "delete a file", "deploy", "deploy over it", "change a web service", "get a web service's keys", "make a web service new keys", "delete a web service", "write the second's models",
+	}, reading...)
 	for _, tt := range []struct {
 		role, scope string
 		allowed     []string
@@ -96,7 +127,7 @@ func TestRoles(t *testing.T) {
 		{"Contributor", s.expand("{rg}"), writing},
 		{"Owner", s.expand("{rg}"), append([]string{"grant a role"}, writing...)},
 		{"Reader", s.sub(), append([]string{"read the other group"}, reading...)},
-		{"Reader", ws, []string{"read the workspace"}},
+		{"Reader", ws, readingML},
 	} {
 		t.Run(tt.role+" at "+tt.scope, func(t *testing.T) {
 			revoke := func() {}
@@ -146,7 +177,7 @@ func TestNoToken(t *testing.T) {
 	ws := s.workspace()
 	for _, token := range []string{"", "x", s.token + "x", s.token[:len(s.token)-4], strings.Replace(s.token, ".", "..", 1)} {
 		nobody := s.as(token)
-		for _, path := range []string{ws, s.sub(), "/subscriptions", "/providers/Microsoft.ContainerService/operations", "/tenants", "/rp/workspaces" + ws, s.expand("{rg}"), "/subscriptions/absent"} {
+		for _, path := range []string{ws, s.sub(), "/subscriptions", "/providers/Microsoft.ContainerService/operations", "/tenants", "/rp/workspaces" + ws, s.expand("{rg}"), "/subscriptions/absent", s.expand("{mms}/models"), s.expand("{mms}/services/iris")} {
 			for _, method := range []string{"GET", "PUT", "DELETE", "POST", "PATCH"} {
 				r := nobody.do(method, path+v, "")
 				if r.status != 401 || !strings.HasPrefix(r.header.Get("WWW-Authenticate"), "Bearer ") {
@@ -165,4 +196,48 @@ func TestNoToken(t *testing.T) {
 			}
 		}
 	}
+}
+
+// deploy makes a compute, registers a model with a file and deploys it. With the fake provider the deployment fails; the
+// web service is there all the same.
+func (s *server) deploy(name string) {
+	s.t.Helper()
+	if op := s.settle(s.want(201, "PUT", s.expand("{ml}/ws/computes/made?api-version=2020-02-02"), `{"location":"westeurope","properties":{"computeType":"AKS","properties":{"clusterPurpose":"DevTest"}}}`)); op.at("status") != "Succeeded" {
+		s.t.Fatal(op.raw)
+	}
+	info := s.want(200, "GET", s.expand("{artifacts}/write/LocalUpload/1/model.pkl"), "")
+	if r := s.blob("PUT", info.at("contentUri").(string), "weights"); r.status != 201 {
+		s.t.Fatalf("uploading: %d %s", r.status, r.raw)
+	}
+	asset := s.want(200, "POST", s.expand("{mms}/assets"), `{"name":"iris","artifacts":[{"prefix":"LocalUpload/1/model.pkl"}]}`).at("id")
+	s.want(200, "POST", s.expand("{mms}/models"), fmt.Sprintf(`{"name":"iris","url":"aml://asset/%s","mimeType":"application/x-python"}`, asset))
+	s.settle(s.want(202, "POST", s.expand("{mms}/services"), deployment(name)))
+}
+
+// deployment is what a client sends to deploy the model iris:1 with an entry script.
+func deployment(name string) string {
+	return fmt.Sprintf(`{"name":%q,"computeType":"AKS","computeName":"made","environmentImageRequest":{"driverProgram":"score.py","modelIds":["iris:1"],
+		"assets":[{"id":"score.py","url":"aml://artifact/LocalUpload/1/score.py","mimeType":"application/x-python","unpack":false}],
+		"environment":{"name":"plain","version":"1","python":{"userManagedDependencies":true}}}}`, name)
+}
+
+// blob sends a request to a signed URL, as clients do: without a token.
+func (s *server) blob(method, signed, body string) reply {
+	s.t.Helper()
+	u, err := url.Parse(signed)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(s.t.Context(), method, s.info.URL+u.RequestURI(), strings.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	req.Host = u.Host
+	req.Header.Set("x-ms-blob-type", "BlockBlob")
+	nobody := s.as("")
+	r, err := nobody.roundTrip(req, false)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r
 }

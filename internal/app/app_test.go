@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -291,4 +293,42 @@ func TestAttach_A4_R3_AllThatIsUnmetAtOnce(t *testing.T) {
 		}
 	}
 	s.want(404, "GET", ws+"/computes/small?api-version=2020-02-02", "")
+}
+
+// Deleting a group takes the web services in it, too, and the compute that they are on; a workspace of the same name has none
+// of them.
+func TestDeleteGroup_WithWebServices(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	ws := s.workspace()
+	s.deploy("iris")
+	s.want(409, "DELETE", ws+"/computes/made?api-version=2020-02-02&underlyingResourceAction=Detach", "") // R: they would stop without a word
+	if op := s.settle(s.want(202, "DELETE", s.sub()+"/resourceGroups/rg"+v, "")); op.at("status") != "Succeeded" {
+		t.Fatalf("deleting the group: %s", op.raw)
+	}
+	s.want(404, "GET", s.expand("{mms}/services"), "")
+	s.workspace()
+	for _, list := range []string{"{mms}/services", "{mms}/models", "{mms}/assets", "{artifacts}/LocalUpload/1"} {
+		if r := s.want(200, "GET", s.expand(list), ""); len(r.at("value").([]any)) > 0 {
+			t.Errorf("%s: the new workspace has %s", list, r.raw)
+		}
+	}
+	s.deploy("iris")
+}
+
+// What deletes an installation deletes Files, so that a file that is not among them would be left behind.
+func TestHome_FilesAreAll(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.workspace()
+	s.deploy("iris")
+	entries, err := os.ReadDir(string(s.home))
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("%d files, %v", len(entries), err)
+	}
+	for _, e := range entries {
+		if !slices.Contains(s.home.Files(), filepath.Join(string(s.home), e.Name())) {
+			t.Errorf("%s is not among the files of an installation", e.Name())
+		}
+	}
 }

@@ -102,6 +102,20 @@ func with(t *testing.T, doc string, p place, value any, rename string) string {
 
 var missing any = new(int)
 
+func kind(v any) string {
+	switch v.(type) {
+	case map[string]any:
+		return "an object"
+	case []any:
+		return "a list"
+	case string:
+		return "a text"
+	case float64:
+		return "a number"
+	}
+	return "a truth value"
+}
+
 // TestBadInput sends every document with every one of its fields spoilt in every way, and
 // holds the answers to: a status below 500, an ARM error, and the name of the field in it.
 func TestBadInput(t *testing.T) {
@@ -145,19 +159,6 @@ func TestBadInput(t *testing.T) {
 			t.Fatal(err)
 		}
 		wrong := map[string]any{"an object": map[string]any{"zz": 1}, "a list": []any{map[string]any{"zz": 1}}, "a text": "zz", "a number": -7.5, "a truth value": true}
-		kind := func(v any) string {
-			switch v.(type) {
-			case map[string]any:
-				return "an object"
-			case []any:
-				return "a list"
-			case string:
-				return "a text"
-			case float64:
-				return "a number"
-			}
-			return "a truth value"
-		}
 		for _, p := range places(root, nil) {
 			for how, value := range wrong {
 				if how != kind(p.value) {
@@ -267,4 +268,138 @@ func (s *server) raw(method, path, body string) (reply, error) {
 	req.URL.Opaque = "//" + req.URL.Host + plain
 	req.URL.RawQuery = query
 	return s.roundTrip(req, body != "")
+}
+
+// validDeployment has every field of a web service that clients send.
+const validDeployment = `{"name":"svc{n}","computeType":"AKS","computeName":"made","deploymentType":"HttpRealtimeEndpoint","kvTags":{"a":"b"},"properties":{"p":"q"},"description":"d","overwrite":false,
+	"keys":{"primaryKey":"one","secondaryKey":"two"},"authEnabled":true,"aadAuthEnabled":false,"appInsightsEnabled":false,"autoScaler":{"autoscaleEnabled":true,"minReplicas":1,"maxReplicas":3,
+	"targetUtilization":70,"refreshPeriodInSeconds":1},"containerResourceRequirements":{"cpu":1,"cpuLimit":2,"memoryInGB":1,"memoryInGBLimit":2,"gpu":1},"dataCollection":{"storageEnabled":false,"eventHubEnabled":false},
+	"maxConcurrentRequestsPerContainer":1,"maxQueueWaitMs":500,"scoringTimeoutMs":60000,"livenessProbeRequirements":{"initialDelaySeconds":310,"periodSeconds":10,"failureThreshold":3,"successThreshold":1,"timeoutSeconds":2},
+	"storageInitEnabled":false,"environmentImageRequest":{"driverProgram":"score.py","assets":[{"id":"score.py","url":"aml://artifact/LocalUpload/1/score.py","mimeType":"application/x-python","unpack":false}],
+	"modelIds":["iris:1"],"models":[],"environment":{"name":"plain","version":"1","python":{"userManagedDependencies":true,"condaDependencies":{"dependencies":["python=3.11"]}},
+	"docker":{"baseImageRegistry":{"address":"a","username":"u","password":"p"}}}}}`
+
+// TestBadInput_WebService spoils a deployment as TestBadInput does documents of ARM.
+func TestBadInput_WebService(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.workspace()
+	s.deploy("first")
+	n := 0
+	post := func(path, doc string) reply {
+		n++
+		r := s.do("POST", s.expand(path), strings.ReplaceAll(doc, "{n}", fmt.Sprint(n)))
+		if r.status >= 500 {
+			t.Errorf("%s is answered with %d\n%.300s\n%s", path, r.status, doc, r.raw)
+		}
+		code, _ := r.at("error.code").(string)
+		reason, _ := r.at("correlation.Reason").(string)
+		if r.status >= 400 && (code == "" || reason == "") {
+			t.Errorf("%s is answered with %d and no error of this API: %s", path, r.status, r.raw)
+		}
+		return r
+	}
+	const services = "{mms}/services"
+	refused := func(doc, field, how string) {
+		t.Helper()
+		r := post(services, doc)
+		message, _ := r.at("message").(string)
+		field = strings.TrimPrefix(field, "kv") // people know kvTags as tags
+		if r.status != http.StatusBadRequest || !strings.Contains(strings.ToLower(message), strings.ToLower(field)) {
+			t.Errorf("%s %s: %d %.300s", field, how, r.status, r.raw)
+		}
+		if len(message) > 8<<10 {
+			t.Errorf("%s %s: the message has %d bytes", field, how, len(message))
+		}
+	}
+	if r := post(services, validDeployment); r.status != http.StatusAccepted {
+		t.Fatalf("the valid deployment is refused: %s", r.raw)
+	}
+	var root any
+	if err := json.Unmarshal([]byte(validDeployment), &root); err != nil {
+		t.Fatal(err)
+	}
+	wrong := map[string]any{"an object": map[string]any{"zz": 1}, "a list": []any{map[string]any{"zz": 1}}, "a text": "zz", "a number": -7.5, "a truth value": true}
+	for _, p := range places(root, nil) {
+		free := slices.Contains(p.path, any("environment")) || slices.Contains(p.path, any("models")) // whatever a client keeps in an environment
+		for how, value := range wrong {
+			switch {
+			case free:
+				post(services, with(t, validDeployment, p, value, "")) // allowed or refused, not a 500
+			case how != kind(p.value):
+				refused(with(t, validDeployment, p, value, ""), p.name(), "as "+how)
+			}
+		}
+		if free {
+			continue
+		}
+		switch p.value.(type) {
+		case string:
+			refused(with(t, validDeployment, p, strings.Repeat("x", 1<<17), ""), p.name(), "with 131072 characters")
+			refused(with(t, validDeployment, p, "a\x00b", ""), p.name(), "with NUL")
+		case float64:
+			for _, value := range []any{-1, 1 << 40, json.RawMessage("1e400")} {
+				refused(with(t, validDeployment, p, value, ""), p.name(), fmt.Sprint("as ", value))
+			}
+		case map[string]any:
+			if p.name() != "kvTags" && p.name() != "properties" {
+				refused(with(t, validDeployment, place{append(slices.Clone(p.path), "zzUnknown"), nil}, "x", ""), "zzUnknown", "which does not exist")
+			}
+		}
+		if _, isName := p.path[len(p.path)-1].(string); isName {
+			post(services, with(t, validDeployment, p, missing, "")) // allowed or refused, not a 500
+			post(services, with(t, validDeployment, p, nil, ""))
+			if r := post(services, with(t, validDeployment, p, p.value, strings.ToUpper(p.name()))); r.status >= 300 {
+				t.Errorf("names have no case, but %s is refused: %s", strings.ToUpper(p.name()), r.raw)
+			}
+		}
+	}
+	refused(with(t, validDeployment, place{[]any{"zzUnknown"}, nil}, 1, ""), "zzUnknown", "which does not exist")
+	broken := []string{"", "{", "[]", "7", "null", `"text"`, "\xff", "{}", "{}{}", `{"name":}`, strings.Repeat("[", 20000), `{"a":` + strings.Repeat(`{"a":`, 20000)}
+	for _, path := range []string{services, "{mms}/services/first/regenerateKeys", "{mms}/models", "{mms}/assets", "{artifacts}/batch/metadata/LocalUpload/1"} {
+		for _, body := range broken {
+			if r := post(path, body); r.status != http.StatusBadRequest {
+				t.Errorf("%s: the body %.20q is answered with %d %s", path, body, r.status, r.raw)
+			}
+		}
+	}
+	t.Logf("%d documents", n)
+}
+
+// A patch changes what may change, as a whole or not at all, whatever it says.
+func TestBadInput_Patch(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.workspace()
+	s.deploy("first")
+	show := func(path string) string {
+		r := s.want(200, "GET", path, "")
+		delete(r.body, "operationId")
+		text, err := json.Marshal(r.body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	for _, path := range []string{s.expand("{mms}/models/iris:1"), s.expand("{mms}/services/first")} {
+		before := show(path)
+		for _, patch := range []string{
+			"", "{", "{}", "null7", "7", `"x"`, `[7]`, `["x"]`, `[null]`, `[{}]`, `[{"op":"add"}]`, `[{"op":"add","path":""}]`, `[{"op":"add","path":"","value":{}}]`, `[{"op":"add","path":"x","value":1}]`,
+			`[{"op":"remove","path":"/absent"}]`, `[{"op":"remove","path":"/kvTags/absent/more"}]`, `[{"op":"explode","path":"/description"}]`, `[{"op":7,"path":"/description"}]`, `[{"op":"add","path":7}]`,
+			`[{"op":"add","path":"/description","value":{"a":1}}]`, `[{"op":"add","path":"/description","value":7}]`, `[{"op":"add","path":"/kvTags","value":"x"}]`, `[{"op":"add","path":"/kvTags/a","value":{}}]`,
+			`[{"op":"add","path":"/zzUnknown","value":"x"}]`, `[{"op":"add","path":"/description/deep","value":"x"}]`, `[{"op":"add","path":"/id","value":"x"},{"op":"test","path":"/id","value":"y"}]`,
+			`[{"op":"replace","path":"/name","value":"other"}]`, `[{"op":"move","path":"/description"}]`, `[{"op":"move","from":"/name","path":"/description"}]`, `[{"op":"copy","from":"/absent","path":"/description"}]`,
+			`[{"op":"add","path":"/kvTags/a","value":"set"},{"op":"add","path":"/zzUnknown","value":"x"}]`, `[{"op":"test","path":"/name","value":"other"},{"op":"add","path":"/kvTags/a","value":"set"}]`,
+			`[{"op":"add","path":"/kvTags/~2","value":{}}]`, `[{"op":"add","path":"/kvTags/a","value":"` + strings.Repeat("x", 1<<17) + `"}]`, `[{"op":"add","path":"/kvTags/a","value":"a\u0000b"}]`,
+			`[` + strings.Repeat(`{"op":"add","path":"/kvTags/a","value":"b"},`, 5000) + `{"op":"add","path":"/kvTags/a","value":"b"}]`, strings.Repeat("[", 20000),
+		} {
+			r := s.do("PATCH", path, patch)
+			if code, _ := r.at("error.code").(string); r.status < 400 || r.status >= 500 || code == "" {
+				t.Errorf("%s: the patch %.80q is answered with %d %.300s", path, patch, r.status, r.raw)
+			}
+			if after := show(path); after != before {
+				t.Fatalf("%s: the patch %.80q changed\n%s to\n%s", path, patch, before, after)
+			}
+		}
+	}
 }

@@ -2,9 +2,13 @@ package app_test
 
 import (
 	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/berthdev/berth/internal/app"
+	"github.com/berthdev/berth/internal/store"
 )
 
 // buffer is a log that may be written and read at once.
@@ -54,21 +59,11 @@ func TestSecretsStayInside(t *testing.T) {
 	for _, path := range []string{ws, ws + "/computes", ws + "/computes/plain", s.expand("{mc}"), s.sub() + "/resources"} {
 		answers += s.want(200, "GET", path+"?api-version=2022-10-01", "").raw
 	}
-	services := "/modelmanagement/v1.0" + ws + "/services"
-	answers += s.want(202, "POST", services, `{"name":"svc","computeType":"AKS","computeName":"plain","numReplicas":1,"keys":{"primaryKey":"PRIMARYPRIMARY","secondaryKey":"SECONDARYSECONDARY"},
-		"environmentImageRequest":{"assets":[{"id":"score.py","url":"aml://artifact/LocalUpload/x/score.py"}],"environment":{"name":"e","docker":{"baseImageRegistry":{"address":"r.example","username":"u","password":"BASEIMAGEPASSWORD"}}}}}`).raw
-	if got := s.want(200, "POST", services+"/svc/listkeys", ""); got.at("primaryKey") != "PRIMARYPRIMARY" {
-		t.Errorf("listkeys: %s", got.raw)
-	}
-	for _, path := range []string{services, services + "/svc", services + "/svc?expand=true", services + "?expand=true"} {
-		answers += s.want(200, "GET", path, "").raw
-	}
 	credentials, err := s.home.ReadCredentials()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, secret := range map[string]string{"the TLS key": "TOPSECRET", "a kubeconfig's key": private, "the service principal's secret": credentials.ClientSecret, "a token": s.token,
-		"a web service's key": "PRIMARYPRIMARY", "its second key": "SECONDARYSECONDARY", "a base image's registry password": "BASEIMAGEPASSWORD"} {
+	for what, secret := range map[string]string{"the TLS key": "TOPSECRET", "a kubeconfig's key": private, "the service principal's secret": credentials.ClientSecret, "a token": s.token} {
 		if strings.Contains(answers, secret) {
 			t.Errorf("%s is in an answer", what)
 		}
@@ -102,4 +97,107 @@ func (s *server) search(what, secret string) {
 	if err != nil {
 		s.t.Error(err)
 	}
+}
+
+// A web service's keys are told to who asks for them, a signed URL to who may read or write the file; the passwords of
+// registries and the key that signs URLs are told to nobody.
+func TestSecretsStayInside_WebServices(t *testing.T) {
+	t.Parallel()
+	var log buffer
+	var st store.Store
+	s := start(t, func(c *app.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		c.WrapStore = func(inner store.Store) store.Store { st = inner; return inner }
+	})
+	s.workspace()
+	s.deploy("plain")
+	const chosen, base, registered = "CHOSENKEYCHOSENKEYCHOSENKEYCHOSE", "BASEIMAGEPASSWORD", "REGISTEREDPASSWORD"
+	registry := func(password string) string {
+		return fmt.Sprintf(`"docker":{"baseImage":"cr.example/x:1","baseImageRegistry":{"address":"cr.example","username":"u","password":%q}}`, password)
+	}
+	with := func(name, more string) string {
+		return strings.NewReplacer(`"computeType"`, more+`,"computeType"`, `"python"`, registry(base)+`,"python"`).Replace(deployment(name))
+	}
+	answers := ""
+	deploy := func(name, more string) {
+		r := s.want(202, "POST", s.expand("{mms}/services"), with(name, more))
+		answers += r.raw + s.settle(r).raw
+	}
+	deploy("keys", `"keys":{"primaryKey":"`+chosen+`"}`)
+	answers += s.want(202, "POST", s.expand("{mms}/services"), strings.NewReplacer("docker", "DOCKER", "baseImageRegistry", "BaseImageRegistry", "password", "Password", "environmentImageRequest", "EnvironmentImageRequest").
+		Replace(with("case", `"Keys":{"PrimaryKey":"`+chosen+`"}`))).raw // names have no case
+	deploy("token", `"aadAuthEnabled":true,"authEnabled":false`)
+	answers += s.want(400, "POST", s.expand("{mms}/services"), with("bad", `"numReplicas":0,"keys":{"primaryKey":"`+chosen+`"}`)).raw // a refusal does not quote them
+	answers += s.want(200, "POST", s.expand("{mms}/services/validate"), `{"type":"Create","serviceName":"new","createRequest":`+with("new", `"keys":{"primaryKey":"`+chosen+`"}`)+`}`).raw
+	s.settle(s.want(202, "POST", s.expand("{mms}/services/plain/regenerateKeys"), `{"keyType":"Secondary","keyValue":"`+chosen+`2"}`))
+	answers += s.want(200, "PUT", s.expand("/environment/v1.0{ml}/ws/environments/e/versions/1"), `{"name":"e","version":"1",`+registry(registered)+`}`).raw
+	answers += s.want(200, "PUT", s.expand("/environment/v1.0{ml}/ws/environments/case/versions/1"), `{"name":"case","version":"1",`+strings.NewReplacer("docker", "Docker", "baseImageR", "BASEImageR", "password", "PASSword").Replace(registry(registered))+`}`).raw
+
+	keys := s.want(200, "POST", s.expand("{mms}/services/keys/listkeys"), "")
+	if keys.at("primaryKey") != chosen {
+		t.Fatalf("the keys are %s", keys.raw)
+	}
+	plain := s.want(200, "POST", s.expand("{mms}/services/plain/listkeys"), "")
+	if plain.at("secondaryKey") != chosen+"2" {
+		t.Fatalf("the keys are %s", plain.raw)
+	}
+	token := s.want(200, "POST", s.expand("{mms}/services/token/token"), "")
+	signed := s.want(200, "GET", s.expand("{artifacts}/contentinfo/LocalUpload/1/model.pkl"), "").at("contentUri").(string)
+	if r := s.blob("GET", signed, ""); r.raw != "weights" {
+		t.Fatalf("reading a file: %d %s", r.status, r.raw)
+	}
+	if r := s.blob("DELETE", signed, ""); r.status != 403 { // it was signed for reading
+		t.Errorf("deleting with what was signed for reading: %d %s", r.status, r.raw)
+	}
+	if r := s.blob("GET", signed+"x", ""); r.status != 403 {
+		t.Errorf("reading with another signature: %d %s", r.status, r.raw)
+	}
+	u, err := url.Parse(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{
+		"services", "services?expand=true", "services/keys", "services/keys?expand=true", "services/token", "services/plain", "services/case?expand=true", "models", "models/iris:1", "assets",
+	} {
+		answers += s.want(200, "GET", s.expand("{mms}/")+path, "").raw
+	}
+	for _, path := range []string{"environments", "environments/e", "environments/e/versions/1", "environments/case/versions/1"} {
+		answers += s.want(200, "GET", s.expand("/environment/v1.0{ml}/ws/")+path, "").raw
+	}
+	for _, path := range []string{s.expand("{ml}/ws"), s.expand("{ml}/ws/computes"), s.sub() + "/resources"} {
+		answers += s.want(200, "GET", path+"?api-version=2022-10-01", "").raw
+	}
+	secrets := map[string]string{
+		"a chosen key": chosen, "a key": keys.at("secondaryKey").(string), "another's key": plain.at("primaryKey").(string), "a token": token.at("accessToken").(string),
+		"a signature": u.Query().Get("sig"), "an encoded signature": url.QueryEscape(u.Query().Get("sig")), "a base image's password": base, "an environment's password": registered,
+	}
+	for _, name := range []string{"blob-key", "registry-password"} {
+		value := stored(t, st, name)
+		secrets["the "+name], secrets["the "+name+" in hex"], secrets["the "+name+" in base64"] = string(value), hex.EncodeToString(value), base64.StdEncoding.EncodeToString(value)
+	}
+	for what, secret := range secrets {
+		if len(secret) < 16 {
+			t.Fatalf("%s is %q", what, secret)
+		}
+		if strings.Contains(answers, secret) {
+			t.Errorf("%s is in an answer", what)
+		}
+		if strings.Contains(log.String(), secret) {
+			t.Errorf("%s is in the log", what)
+		}
+		s.search(what, secret)
+	}
+}
+
+// stored is a value of the installation's own.
+func stored(t *testing.T, st store.Store, name string) (value []byte) {
+	t.Helper()
+	err := st.View(context.Background(), func(tx store.ReadTx) (err error) {
+		value, err = tx.Value("installation", name)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
 }

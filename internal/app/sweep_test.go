@@ -170,7 +170,23 @@ func (w *sweep) until(path, state string) {
 	}
 }
 
-// scenario creates, attaches, detaches and deletes, and checks that nothing is left. It
+// fails waits for a deployment to end in an error.
+func (w *sweep) fails(path, code string) {
+	w.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		r := w.try("GET", path, "", 200)
+		if r.at("state") == "Failed" && r.at("error.code") == code {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%s, call %d: %s does not fail with %s: %s", w.kind, w.k, path, code, r.raw)
+		}
+		time.Sleep(10 * time.Millisecond) // polling a real server
+	}
+}
+
+// scenario creates, attaches, deploys, detaches and deletes, and checks that nothing is left. It
 // returns how many calls of the store and of the provider there were.
 func (w *sweep) scenario() (stores, providers int64) {
 	w.t.Helper()
@@ -190,6 +206,21 @@ func (w *sweep) scenario() (stores, providers int64) {
 	w.until(mc+aks, "Succeeded")
 	w.try("PUT", ws+"/computes/att"+ml, fmt.Sprintf(`{"properties":{"computeType":"AKS","resourceId":%q,"properties":{"clusterPurpose":"DevTest"}}}`, mc), 200, 201)
 	w.until(ws+"/computes/att"+ml, "Succeeded")
+	// A model and a web service. No fake cluster runs pods, so the deployment ends in a failure that says so; until it is
+	// deleted, it holds the model and the compute.
+	data := "/modelmanagement/v1.0" + ws
+	asset := w.try("POST", data+"/assets", `{"name":"iris","artifacts":[{"prefix":"LocalUpload/1/model.pkl"}]}`, 200).at("id")
+	model := w.try("POST", data+"/models", fmt.Sprintf(`{"name":"iris","url":"aml://asset/%s"}`, asset), 200).at("id").(string)
+	w.try("POST", data+"/services", strings.ReplaceAll(deployment("svc"), "iris:1", model), 202, 409)
+	w.fails(data+"/services/svc", "NotSupported")
+	w.try("PATCH", data+"/services/svc", `[{"op":"replace","path":"/kvTags","value":{"a":"b"}}]`, 202)
+	w.fails(data+"/services/svc", "NotSupported")
+	w.try("DELETE", data+"/models/"+model, "", 412)
+	w.try("DELETE", ws+"/computes/made"+ml+"&underlyingResourceAction=Delete", "", 409)
+	w.try("DELETE", data+"/services/svc", "", 202, 204)
+	w.until(data+"/services/svc", "")
+	w.try("DELETE", data+"/models/"+model, "", 200, 204)
+	w.try("POST", data+"/models", fmt.Sprintf(`{"name":"left","url":"aml://asset/%s"}`, asset), 200) // goes with the group
 	w.try("DELETE", ws+"/computes/att"+ml+"&underlyingResourceAction=Detach", "", 200, 202, 204)
 	w.until(ws+"/computes/att"+ml, "")
 	w.try("DELETE", ws+"/computes/made"+ml+"&underlyingResourceAction=Delete", "", 200, 202, 204)
@@ -203,6 +234,11 @@ func (w *sweep) scenario() (stores, providers int64) {
 	// The names are free again: every claim went with its resource.
 	w.try("PUT", group+v, `{"location":"westeurope"}`, 200, 201)
 	w.try("PUT", ws+ml, `{"location":"westeurope"}`, 200)
+	for _, list := range []string{"models", "assets", "services"} {
+		if r := w.try("GET", data+"/"+list, "", 200); len(r.at("value").([]any)) > 0 {
+			w.t.Fatalf("%s, call %d: a new workspace has %s of the old one: %s", w.kind, w.k, list, r.raw)
+		}
+	}
 	w.try("PUT", ws+"/computes/made"+ml, `{"properties":{"computeType":"AKS","properties":{"clusterPurpose":"DevTest"}}}`, 200, 201)
 	w.until(ws+"/computes/made"+ml, "Succeeded")
 	return first.Calls() - base, prov.calls.Load()
@@ -224,7 +260,7 @@ func TestSweep(t *testing.T) {
 		t.Fatalf("the scenario made %d calls of the store and %d of the provider; that is too few to prove anything", stores, providers)
 	}
 	t.Logf("%d calls of the store and %d of the provider", stores, providers)
-	const most = 32 // runs of a kind; a longer scenario is sampled
+	const most = 48 // runs of a kind; a longer scenario is sampled
 	for target, calls := range map[string]int64{"store": stores, "provider": providers} {
 		for _, how := range []string{"error before", "error after", "crash before", "crash after"} {
 			kind := target + ", " + how

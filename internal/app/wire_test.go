@@ -130,6 +130,7 @@ var volatile = []struct {
 	pattern *regexp.Regexp
 	instead string
 }{
+	{regexp.MustCompile(`berth[0-9a-f]{16}\.blob`), "{account}.blob"},
 	{regexp.MustCompile(`https://127\.0\.0\.\d+:\d+`), "{cluster}"},
 	{regexp.MustCompile(`[a-z0-9-]+\.hcp\.`), "{dns}.hcp."},
 	{regexp.MustCompile(`("dnsPrefix": "[a-z0-9]+-)[0-9a-f]+"`), `${1}{hash}"`},
@@ -139,7 +140,6 @@ var volatile = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)`), "{time}"},
 	{regexp.MustCompile(`[A-Za-z0-9+/=]{100,}`), `{base64}`},
 	{regexp.MustCompile(`("e[tT]ag": )"(\\"|[^"])*"`), `$1"{etag}"`},
-	{regexp.MustCompile(`berth[0-9a-f]{16}\.blob`), "{account}.blob"},
 	{regexp.MustCompile(`(sig|\?se)=[^"&\\]+`), "${1}={signed}"},
 	{regexp.MustCompile(`\d{14}\|`), "{time}|"},
 	{regexp.MustCompile(`(%24|\$)skiptoken=[^"&]+`), "${1}skiptoken={cursor}"},

@@ -78,8 +78,9 @@ type Request struct {
 	Caller    armhttp.Caller
 	Manager   *resource.Manager
 
-	id string
-	w  http.ResponseWriter
+	id   string
+	path string // as it was sent: the embedded request's has no workspace
+	w    http.ResponseWriter
 }
 
 // Reply is an answer.
@@ -118,18 +119,13 @@ func (s *Server) Handle(method, prefix, path, noun string, verb Verb, h Handler)
 type requestKey struct{}
 
 func (s *Server) answer(r *Request, action string, h Handler) (*Reply, error) {
-	caller, err := s.Access.Authenticate(r.Request)
-	if err != nil {
-		return nil, err
-	}
-	r.Caller = caller
-	allowed, err := s.Access.Allowed(r.Context(), caller, action, r.Workspace)
+	allowed, err := s.Access.Allowed(r.Context(), r.Caller, action, r.Workspace)
 	if err != nil {
 		return nil, err
 	}
 	if !allowed {
 		return nil, armerr.New(armerr.CodeAuthorizationFailed, "The client '%s' with object id '%s' does not have authorization to perform action '%s' over scope '%s'. An Owner can grant it with: az role assignment create --assignee-object-id %s --role Contributor --scope %s",
-			caller.Name, caller.ObjectID, action, r.Workspace, caller.ObjectID, r.Workspace)
+			r.Caller.Name, r.Caller.ObjectID, action, r.Workspace, r.Caller.ObjectID, r.Workspace)
 	}
 	err = s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
 		r.Row, err = tx.Resource(r.Workspace.Key())
@@ -150,7 +146,7 @@ var workspacePath = regexp.MustCompile(`(?i)^(/[a-z]+/v[0-9.]+)/*(/subscriptions
 var slashes = regexp.MustCompile(`/{2,}`)
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
-	r := &Request{Request: hr, Manager: s.Manager, id: uuid.NewString(), w: w}
+	r := &Request{Request: hr, Manager: s.Manager, id: uuid.NewString(), path: hr.URL.Path, w: w}
 	defer func() {
 		if p := recover(); p != nil {
 			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -161,6 +157,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 		}
 	}()
 	r.headers()
+	// Before anything else, so that who is nobody learns nothing, not even what there would be.
+	var err error
+	if r.Caller, err = s.Access.Authenticate(hr); err != nil {
+		s.refuse(r, err)
+		return
+	}
 	parts := workspacePath.FindStringSubmatch(hr.URL.EscapedPath())
 	if parts == nil {
 		s.refuse(r, notThere(hr.URL.Path))
@@ -241,6 +243,9 @@ func (r *Request) Decode(v any) error {
 	if err != nil {
 		return armerr.New(armerr.CodeBadRequest, "The request's body could not be read to its end: the connection broke.").Because(err)
 	}
+	if string(bytes.TrimSpace(data)) == "null" {
+		return armerr.New(armerr.CodeInvalidRequestContent, "The request's body is a JSON null; this request takes a document.")
+	}
 	if err := Unmarshal(data, v); err != nil {
 		var typ *json.UnmarshalTypeError
 		if errors.As(err, &typ) && typ.Field != "" {
@@ -256,6 +261,18 @@ func (r *Request) Decode(v any) error {
 		return armerr.New(armerr.CodeInvalidRequestContent, "The request's body is not valid JSON of the expected shape: %s.", err)
 	}
 	return nil
+}
+
+// Spell gives names in an object the case that Berth's own code knows them by: to clients names have none.
+func Spell(object map[string]any, names ...string) {
+	for k, v := range object {
+		for _, name := range names {
+			if k != name && strings.EqualFold(k, name) {
+				delete(object, k)
+				object[name] = v
+			}
+		}
+	}
 }
 
 // Unmarshal reads JSON, with numbers as the kernel wants them in documents: json.Number. More
@@ -361,9 +378,9 @@ func (s *Server) refuse(r *Request, err error) {
 	e := armerr.Of(err)
 	status := e.HTTPStatus()
 	if status >= http.StatusInternalServerError {
-		s.Logger.Error("request failed", "request_id", r.id, "method", r.Method, "path", r.URL.Path, "error", err)
+		s.Logger.Error("request failed", "request_id", r.id, "method", r.Method, "path", r.path, "error", err)
 	} else {
-		s.Logger.Info("request refused", "request_id", r.id, "method", r.Method, "path", r.URL.Path, "status", status, "code", e.Code)
+		s.Logger.Info("request refused", "request_id", r.id, "method", r.Method, "path", r.path, "status", status, "code", e.Code)
 	}
 	h := r.w.Header()
 	for k, v := range e.Header {

@@ -275,7 +275,7 @@ func (t *Type) CheckName(name string) error {
 		code = armerr.CodeInvalidResourceName
 	}
 	if r.Pattern != nil && !r.Pattern.MatchString(name) {
-		e := armerr.New(code, "The name %q is invalid for %s: it %s. Choose another name.", name, t.Name, r.Description)
+		e := armerr.New(code, "The name %.100q is invalid for %s: it %s. Choose another name.", name, t.Name, r.Description)
 		e.Target = "name"
 		e.Status = 400
 		return e

@@ -337,7 +337,9 @@ func (e *Environment) hidePassword() error {
 	if err := dataplane.Unmarshal(e.Docker, &docker); err != nil {
 		return armerr.Field("docker", "it is not an object, as Environment.docker makes it.")
 	}
+	dataplane.Spell(docker, "baseImageRegistry")
 	registry, _ := docker["baseImageRegistry"].(map[string]any)
+	dataplane.Spell(registry, "password")
 	password, _ := registry["password"].(string)
 	if password == "" {
 		return nil

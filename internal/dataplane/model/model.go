@@ -244,12 +244,12 @@ func (s *Service) register(r *dataplane.Request) (*dataplane.Reply, error) {
 	}
 	name, _ := body["name"].(string)
 	if !modelName.MatchString(name) {
-		return nil, armerr.Field("name", "%q is no name of a model: it has 1 to 255 letters, digits, dashes, dots and underscores, and begins with a letter or digit.", name)
+		return nil, armerr.Field("name", "%.100q is no name of a model: it has 1 to 255 letters, digits, dashes, dots and underscores, and begins with a letter or digit.", name)
 	}
 	url, _ := body["url"].(string)
 	asset, ok := strings.CutPrefix(url, "aml://asset/")
 	if !ok {
-		return nil, armerr.Field("url", "a model refers to an asset, as aml://asset/{id}; %q does not. Upload the files and create an asset first (Model.register does).", url)
+		return nil, armerr.Field("url", "a model refers to an asset, as aml://asset/{id}; %.100q does not. Upload the files and create an asset first (Model.register does).", url)
 	}
 	doc := document(body)
 	var row *store.Resource

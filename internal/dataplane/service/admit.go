@@ -175,7 +175,7 @@ func (s *Service) admitVersions(d *resource.Draft[WebService]) {
 		v := w.Versions[name]
 		at := "versions." + name + "."
 		if !versionName.MatchString(name) {
-			d.Fail(at+"name", "%q is no name of a version: it has 1 to 32 lower-case letters, digits and dashes, begins with a letter, and ends with a letter or digit.", name)
+			d.Fail(at+"name", "%.100q is no name of a version: it has 1 to 32 lower-case letters, digits and dashes, begins with a letter, and ends with a letter or digit.", name)
 		}
 		v.complete()
 		only := len(w.Versions) == 1

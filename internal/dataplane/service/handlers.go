@@ -68,6 +68,7 @@ func notFound(r *dataplane.Request, name string) error {
 
 // document makes the kernel's document of this API's flat one, and says which service it is about.
 func document(body map[string]any) (name string, overwrite bool, doc map[string]any) {
+	dataplane.Spell(body, "name", "overwrite", "kvTags", "tags")
 	name, _ = body["name"].(string)
 	overwrite, _ = body["overwrite"].(bool)
 	for _, k := range []string{"kvTags", "tags"} { // endpoints are sent with tags
@@ -93,6 +94,10 @@ func document(body map[string]any) (name string, overwrite bool, doc map[string]
 	}
 	return name, overwrite, doc
 }
+
+// fixed are the fields of a web service that a patch may not name: the API leaves them out of what is stored, so that
+// a change of one would be accepted and lost.
+var fixed = []string{"name", "id", "overwrite", "location", "createdTime", "updatedTime", "createdBy", "operationId", "error", "models", "deploymentStatus", "swaggerUri", "registryAccess"}
 
 // bare is a document without what names it and what only Berth says.
 func bare(body map[string]any) map[string]any {
@@ -155,17 +160,26 @@ func busy(r *dataplane.Request, err error) error {
 
 // withKeys gives a new web service keys where its creator chose none.
 func withKeys(doc map[string]any) {
-	p := doc["properties"].(map[string]any)
-	keys, _ := p["keys"].(map[string]any)
-	if keys == nil {
-		keys = map[string]any{}
-	}
+	keys := keysOf(doc)
 	for _, k := range []string{"primaryKey", "secondaryKey"} {
-		if v, _ := keys[k].(string); v == "" {
+		if _, given := keys[k]; keys != nil && !given {
 			keys[k] = newKey()
 		}
 	}
-	p["keys"] = keys
+}
+
+// keysOf are the keys in a document, without those that are left open. nil means that they are no object, which is the
+// schema's to refuse.
+func keysOf(doc map[string]any) map[string]any {
+	p := doc["properties"].(map[string]any)
+	dataplane.Spell(p, "keys")
+	if p["keys"] == nil {
+		p["keys"] = map[string]any{}
+	}
+	keys, _ := p["keys"].(map[string]any)
+	dataplane.Spell(keys, "primaryKey", "secondaryKey")
+	maps.DeleteFunc(keys, func(_ string, v any) bool { return v == nil || v == "" })
+	return keys
 }
 
 func (s *Service) create(r *dataplane.Request) (*dataplane.Reply, error) { return s.deploy(r, false) }
@@ -185,6 +199,9 @@ func (s *Service) deploy(r *dataplane.Request, overwrite bool) (*dataplane.Reply
 
 func (s *Service) admitCreate(r *dataplane.Request, body map[string]any, overwrite, only bool) (*resource.Written, error) {
 	name, asked, doc := document(body)
+	if _, ok := body["overwrite"].(bool); !ok && body["overwrite"] != nil {
+		return nil, armerr.Field("overwrite", "it is true or false.")
+	}
 	return s.write(r, name, doc, only, func(row *store.Resource) error {
 		if row == nil {
 			withKeys(doc)
@@ -196,12 +213,7 @@ func (s *Service) admitCreate(r *dataplane.Request, body map[string]any, overwri
 			return e
 		}
 		// Keys that are not given stay (deploying again does not lock callers out).
-		p := doc["properties"].(map[string]any)
-		keys, _ := p["keys"].(map[string]any)
-		maps.DeleteFunc(keys, func(_ string, v any) bool { return v == nil })
-		if keys == nil {
-			p["keys"] = map[string]any{}
-		}
+		keysOf(doc)
 		return nil
 	})
 }
@@ -248,6 +260,11 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 	after, paths, err := r.Patch(flat)
 	if err != nil {
 		return nil, err
+	}
+	for _, p := range paths {
+		if field := strings.Split(p, "/")[1]; slices.Contains(fixed, field) {
+			return nil, armerr.Field(field, "the field names the web service, or is Berth's to say; it cannot be changed.")
+		}
 	}
 	settle(after, paths)
 	now, _ := after["properties"].(map[string]any)
@@ -366,7 +383,7 @@ func (s *Service) regenerateKeys(r *dataplane.Request) (*dataplane.Reply, error)
 	}
 	field := map[string]string{"primary": "primaryKey", "secondary": "secondaryKey"}[strings.ToLower(body.KeyType)]
 	if field == "" {
-		return nil, armerr.Field("keyType", "%q is not Primary or Secondary.", body.KeyType)
+		return nil, armerr.Field("keyType", "%.100q is not Primary or Secondary.", body.KeyType)
 	}
 	if body.KeyValue == "" {
 		body.KeyValue = newKey()

@@ -53,7 +53,9 @@ func decodeAccesses(text string) accesses {
 func takePasswords(doc map[string]any) accesses {
 	out := accesses{}
 	take := func(version string, holder map[string]any) {
+		dataplane.Spell(holder, "environmentImageRequest")
 		request, _ := holder["environmentImageRequest"].(map[string]any)
+		dataplane.Spell(request, "environment")
 		env, _ := request["environment"].(map[string]any)
 		if r := registryOf(env); r != nil {
 			out[version] = accessOf(r)
@@ -61,6 +63,7 @@ func takePasswords(doc map[string]any) accesses {
 		}
 	}
 	p, _ := doc["properties"].(map[string]any)
+	dataplane.Spell(p, "versions")
 	take("", p)
 	versions, _ := p["versions"].(map[string]any)
 	for name, v := range versions {
@@ -73,8 +76,11 @@ func takePasswords(doc map[string]any) accesses {
 
 // registryOf is docker.baseImageRegistry of an environment, nil for none.
 func registryOf(env map[string]any) map[string]any {
+	dataplane.Spell(env, "docker")
 	docker, _ := env["docker"].(map[string]any)
+	dataplane.Spell(docker, "baseImageRegistry")
 	r, _ := docker["baseImageRegistry"].(map[string]any)
+	dataplane.Spell(r, "address", "username", "password")
 	return r
 }
 
