@@ -33,7 +33,7 @@ berth: ## Build bin/berth alone
 
 .PHONY: test-go
 test-go: ## Go tests of the main module, with the race detector
-	go test -race ./...
+	go test -race -skip '^TestLarge' ./...
 
 .PHONY: test-terraform
 test-terraform: berth ## Terraform and its azapi provider, built for it; needs terraform

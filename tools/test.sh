@@ -30,13 +30,14 @@ go build -o "$root/.build/gotestsum" gotest.tools/gotestsum || exit 1
 gotestsum() { "$root/.build/gotestsum" --format pkgname-and-test-fails --hide-summary skipped --junitfile "$results/$1.xml" -- "${@:2}"; }
 
 # Real clusters are measured against deadlines, so nothing else runs beside them.
-suite go gotestsum go -race -timeout 25m -p 2 $(go list ./... | grep -v -e internal/cluster/local -e test/realcluster)
+suite go gotestsum go -race -timeout 25m -p 2 -skip '^TestLarge' $(go list ./... | grep -v -e internal/cluster/local -e test/realcluster)
 suite local gotestsum local -count=1 -timeout 25m -p 1 ./internal/cluster/local/... ./test/realcluster
 suite kube bash -c "cd kube && CGO_ENABLED=0 '$root/.build/gotestsum' --format pkgname-and-test-fails --junitfile '$results/kube.xml' -- -trimpath ./internal/..." # flags of kube.mk, whose build is in the cache
 # Web services wait for pods most of the time, so the other clients' suites run beside them.
 webservices() {
 	"$BERTH_PYTHON" -m pytest -q -W ignore -p no:cacheprovider --junitxml "$results/webservices.xml" test/clients/python/test_webservice.py
 }
+suite large gotestsum large -timeout 25m -p 1 -run '^TestLarge' ./internal/blob ./internal/image ./internal/registry # they measure memory, so without the race detector
 (suite webservices webservices >"$results/webservices.log" 2>&1) &
 serving=$!
 suite clients test/clients/run.sh
