@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/app"
+	"github.com/berthdev/berth/internal/cluster/pki"
 )
 
 // server is a running Berth with its first service principal signed in.
@@ -293,6 +294,36 @@ func TestAttach_A4_R3_AllThatIsUnmetAtOnce(t *testing.T) {
 		}
 	}
 	s.want(404, "GET", ws+"/computes/small?api-version=2020-02-02", "")
+}
+
+// A compute says when its certificate expires, so that nobody learns it from an outage; what a client sends back of that
+// changes nothing.
+func TestCompute_C2_SaysWhenItsCertificateExpires(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	compute := s.workspace() + "/computes/tls?api-version=2020-02-02"
+	authority, err := pki.NewAuthority("test", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, days := range []int{30, 60} {
+		end := time.Now().UTC().Truncate(time.Second).AddDate(0, 0, days)
+		pair, err := authority.Issue(pki.Request{CommonName: "a.example.com", Hosts: []string{"a.example.com"}, NotAfter: end}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := fmt.Sprintf(`{"location":"westeurope","properties":{"computeType":"AKS","properties":{"sslConfiguration":{"status":"Enabled","cname":"a.example.com","cert":%q,"key":%q,"notAfter":"2001-01-01T00:00:00Z"}}}}`, pair.Cert, pair.Key)
+		if op := s.settle(s.do("PUT", compute, body)); op.at("status") != "Succeeded" {
+			t.Fatal(op.raw)
+		}
+		if got := s.want(200, "GET", compute, "").at("properties.properties.sslConfiguration.notAfter"); got != end.Format(time.RFC3339) {
+			t.Errorf("the certificate's end is %v, want %v", got, end.Format(time.RFC3339))
+		}
+	}
+	s.settle(s.want(200, "PUT", compute, `{"location":"westeurope","properties":{"computeType":"AKS","properties":{"sslConfiguration":{"status":"Disabled"}}}}`))
+	if got := s.want(200, "GET", compute, "").at("properties.properties.sslConfiguration.notAfter"); got != nil {
+		t.Errorf("without TLS the certificate's end is %v", got)
+	}
 }
 
 // Deleting a group takes the web services in it, too, and the compute that they are on; a workspace of the same name has none

@@ -2,8 +2,11 @@ package machinelearning
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"regexp"
 	"strings"
 	"time"
@@ -73,6 +76,17 @@ type SSL struct {
 	LeafDomainLabel         string `json:"leafDomainLabel,omitempty" arm:"maxlen=63"`
 	OverwriteExistingDomain *bool  `json:"overwriteExistingDomain,omitempty"`
 	Renew                   *bool  `json:"renew,omitempty"`
+	// NotAfter is when the certificate expires. It is ours: the original does not say.
+	NotAfter string `json:"notAfter,omitempty" arm:"readonly"`
+}
+
+// certificate is the server's own certificate of the chain.
+func (t *SSL) certificate() (*x509.Certificate, error) {
+	block, _ := pem.Decode([]byte(t.Cert))
+	if block == nil {
+		return nil, errors.New("there is no PEM block")
+	}
+	return x509.ParseCertificate(block.Bytes)
 }
 
 // Networking puts a created cluster into a virtual network.
@@ -153,7 +167,7 @@ func onlyAKS(doc map[string]any) error {
 	return nil // unknown: the schema names the valid ones
 }
 
-// presentCompute adds what follows from the row: times and the errors of a failure.
+// presentCompute adds what follows from the row: times, the end of the certificate and the errors of a failure.
 func presentCompute(p *resource.Presentation[Compute]) {
 	c := &p.Doc.Properties
 	const format = "2006-01-02T15:04:05.0000000+00:00"
@@ -161,6 +175,11 @@ func presentCompute(p *resource.Presentation[Compute]) {
 	if c.IsAttachedCompute == nil { // before the first pass; azureml-core insists on the key
 		spec, err := resource.ReadSpec[Compute](p.Row)
 		c.IsAttachedCompute = ptr(err == nil && spec.Properties.ResourceID != "")
+	}
+	if c.Properties != nil && c.Properties.SSLConfiguration != nil {
+		if leaf, err := c.Properties.SSLConfiguration.certificate(); err == nil {
+			c.Properties.SSLConfiguration.NotAfter = leaf.NotAfter.UTC().Format(time.RFC3339)
+		}
 	}
 	if p.Row.State != resource.StateFailed {
 		return

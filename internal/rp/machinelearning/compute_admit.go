@@ -3,8 +3,6 @@ package machinelearning
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -326,8 +324,7 @@ func admitTLS(d *draft, p *AKS) {
 		d.Fail(at+"cert", "the certificate and the key do not make a pair. Send the whole chain in PEM, the server's certificate first, and its unencrypted key.")
 		return
 	}
-	block, _ := pem.Decode([]byte(t.Cert))
-	leaf, err := x509.ParseCertificate(block.Bytes)
+	leaf, err := t.certificate()
 	switch {
 	case err != nil:
 		d.Fail(at+"cert", "the first certificate of the chain cannot be read.")
