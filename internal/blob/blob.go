@@ -9,6 +9,7 @@ package blob
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
 	"crypto/md5" //nolint:gosec // the protocol's checksum
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -171,6 +173,7 @@ func (s *Store) Stat(ctx context.Context, n Name) (Info, error) {
 	if err != nil {
 		return Info{}, found(err)
 	}
+	delete(a.Metadata, s.committed())
 	return Info{Name: n, Size: a.Size, Modified: a.ModTime, ETag: a.ETag, Type: a.ContentType, MD5: a.MD5, Metadata: a.Metadata}, nil
 }
 
@@ -192,6 +195,7 @@ func (s *Store) Read(ctx context.Context, n Name, offset, length int64) (io.Read
 // Write stores a blob, and forgets blocks that were staged for it. Where it fails, the blob is as it
 // was before. Errors: ErrExists, ErrChecksum.
 func (s *Store) Write(ctx context.Context, n Name, u Upload, content io.Reader) error {
+	delete(u.Metadata, s.committed())
 	if err := s.put(ctx, n.object(), u, 0, content); err != nil {
 		return err
 	}
@@ -325,8 +329,8 @@ func (s *Store) Blocks(ctx context.Context, n Name) ([]Block, error) {
 	return out, nil
 }
 
-// Commit makes a blob of staged blocks, in the order of ids, and forgets the blocks.
-// Errors: ErrNotFound for a block that is not there, ErrExists.
+// Commit makes a blob of staged blocks, in the order of ids, and forgets the blocks. The list that the blob is made of may be
+// given again. Errors: ErrNotFound for a block that is not there, ErrExists.
 func (s *Store) Commit(ctx context.Context, n Name, ids []string, u Upload) error {
 	staged, err := s.Blocks(ctx, n)
 	if err != nil {
@@ -341,17 +345,50 @@ func (s *Store) Commit(ctx context.Context, n Name, ids []string, u Upload) erro
 	for i, id := range ids {
 		have, there := sizes[id]
 		if !there {
-			return ErrNotFound
+			return s.repeated(ctx, n, ids)
 		}
 		size += have
 		l := &lazy{open: func() (io.ReadCloser, error) { return s.bucket.NewReader(ctx, n.block(id), nil) }}
 		defer l.Close() //nolint:errcheck // it was only read
 		content[i] = l
 	}
+	u.Metadata = maps.Clone(u.Metadata)
+	if u.Metadata == nil {
+		u.Metadata = map[string]string{}
+	}
+	u.Metadata[s.committed()] = sumOf(ids)
 	if err := s.put(ctx, n.object(), u, size, io.MultiReader(content...)); err != nil {
 		return found(err) // another commit may have taken the blocks
 	}
 	return s.discard(ctx, n)
+}
+
+// repeated ends a commit that came before: Berth may have been killed in the middle of it, or its answer may not have reached the
+// client. Errors: ErrNotFound when the blob was made of other blocks.
+func (s *Store) repeated(ctx context.Context, n Name, ids []string) error {
+	a, err := s.bucket.Attributes(ctx, n.object())
+	if err != nil {
+		return found(err)
+	}
+	if a.Metadata[s.committed()] != sumOf(ids) {
+		return ErrNotFound
+	}
+	return s.discard(ctx, n)
+}
+
+// committed names metadata of Berth's own: the sum of the IDs of the blocks that a blob was made of, so that a block list that
+// is sent again, because its answer was lost, is known. Clients neither see it nor set it. The name follows from the
+// key, because a bucket may be another Berth's.
+func (s *Store) committed() string {
+	sum := hmac.New(sha256.New, s.key)
+	_, _ = sum.Write([]byte("block list")) // a hash takes everything
+	return "berth" + hex.EncodeToString(sum.Sum(nil)[:4])
+}
+
+// sumOf is a sum of block IDs in their order. IDs are not empty and have no line breaks: they are text in base64.
+func sumOf(ids []string) string {
+	sum := sha256.Sum256([]byte(strings.Join(ids, "\n")))
+	return hex.EncodeToString(sum[:])
 }
 
 // discard forgets the staged blocks of a blob.

@@ -304,6 +304,55 @@ func TestCommit(t *testing.T) {
 	}
 }
 
+// A client whose answer was lost sends its list again, and a Berth that was killed had forgotten some of the blocks already. Another list
+// is none that the blob is made of.
+func TestCommitAgain(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, s *Store, _ *clock) {
+		ctx, n, ids := context.Background(), named1("b"), []string{"a", "b"}
+		for _, id := range ids {
+			if err := s.PutBlock(ctx, n, id, Checksum{}, strings.NewReader(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Commit(ctx, n, ids, Upload{Metadata: map[string]string{"k": "v"}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(ctx, n, ids, Upload{}); err != nil {
+			t.Errorf("the same list again: %v", err)
+		}
+		if err := s.PutBlock(ctx, n, "b", Checksum{}, strings.NewReader("b")); err != nil { // as if it had not been forgotten
+			t.Fatal(err)
+		}
+		if err := s.Commit(ctx, n, ids, Upload{}); err != nil {
+			t.Errorf("the same list again, after some blocks were forgotten: %v", err)
+		}
+		if staged, err := s.Blocks(ctx, n); err != nil || len(staged) != 0 {
+			t.Errorf("there are the blocks %v (%v)", staged, err)
+		}
+		for _, other := range [][]string{{"b", "a"}, {"a"}, {"a", "b", "c"}} {
+			if err := s.Commit(ctx, n, other, Upload{}); !errors.Is(err, ErrNotFound) {
+				t.Errorf("the list %q: %v", other, err)
+			}
+		}
+		if i, err := s.Stat(ctx, n); err != nil || len(i.Metadata) != 1 || i.Metadata["k"] != "v" {
+			t.Errorf("the metadata is %v (%v)", i.Metadata, err)
+		}
+		if err := s.Delete(ctx, n); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Write(ctx, n, Upload{Metadata: map[string]string{s.committed(): sumOf(ids)}}, strings.NewReader("x")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(ctx, n, ids, Upload{}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a list that the blob was never made of: %v", err)
+		}
+		if got := content(t, s, n); got != "x" {
+			t.Errorf("the blob holds %q", got)
+		}
+	})
+}
+
 // What replaces or removes a blob forgets the blocks that were staged for it, and no other's.
 func TestBlocksAreForgotten(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"net"
@@ -82,7 +83,7 @@ func azureStore(t *testing.T, now func() time.Time) *Store {
 	if err := try(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
-	s := &Store{bucket: b, key: testKey, now: now, opened: time.Now(), limit: maxKey}
+	s := &Store{bucket: b, key: bytes.Repeat([]byte("k"), 32), now: now, opened: time.Now(), limit: maxKey}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }

@@ -308,7 +308,7 @@ func (s *Store) putBlockList(w http.ResponseWriter, r *http.Request, n Name, q u
 	}
 	err = s.Commit(r.Context(), n, ids, u)
 	if errors.Is(err, ErrNotFound) {
-		return &failure{400, "InvalidBlockList", "The specified block list is invalid: a block of it was never sent, or was committed already."}
+		return &failure{400, "InvalidBlockList", "The specified block list is invalid: a block of it was never sent, or was committed in another list."}
 	}
 	if err != nil {
 		return stored(r, err)
