@@ -208,7 +208,7 @@ type nouns struct {
 
 func newNouns(cfg Config, m *resource.Manager, w *workloads, ml *machinelearning.Service) *nouns {
 	n := &nouns{artifacts: &artifact.Service{Blobs: w.blobs}}
-	n.models = &model.Service{Manager: m, Artifacts: n.artifacts}
+	n.models = &model.Service{Manager: m, Artifacts: n.artifacts, Work: w.builder.Work}
 	n.environments = &environment.Service{Manager: m, Artifacts: n.artifacts, Images: w.builder, Logger: cfg.Logger}
 	n.services = &service.Service{
 		Manager: m, Models: n.models, Artifacts: n.artifacts, Images: w.builder, Registry: w.images, Logger: cfg.Logger, ScheduleWait: cfg.ScheduleWait,

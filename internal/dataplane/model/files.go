@@ -73,7 +73,7 @@ func (s *Service) Files(ctx context.Context, c *Content) ([]image.File, error) {
 		}
 	}
 	if c.Model.Unpack != nil && *c.Model.Unpack && len(out) == 1 {
-		return Unpack(ctx, out[0])
+		return s.Unpack(ctx, out[0])
 	}
 	return out, nil
 }

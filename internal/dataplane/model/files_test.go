@@ -162,7 +162,7 @@ func TestUnpack(t *testing.T) {
 	} {
 		for _, compressed := range []bool{false, true} {
 			opened := 0
-			files, err := model.Unpack(t.Context(), file(archive(t, compressed, tt.entries...), &opened))
+			files, err := (&model.Service{Work: t.TempDir()}).Unpack(t.Context(), file(archive(t, compressed, tt.entries...), &opened))
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				continue
@@ -205,7 +205,7 @@ func TestUnpackRefuses(t *testing.T) {
 		"a tar that ends in a header": {archive(t, false, entry{name: "a", text: "x"})[:100], "code.tar.gz"},
 	} {
 		opened := 0
-		if files, err := model.Unpack(t.Context(), file(tt.content, &opened)); err == nil || !strings.Contains(err.Error(), tt.says) {
+		if files, err := (&model.Service{Work: t.TempDir()}).Unpack(t.Context(), file(tt.content, &opened)); err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %d files and %v, want an error with %q", name, len(files), err, tt.says)
 		}
 	}

@@ -35,6 +35,7 @@ type Service struct {
 	Artifacts *artifact.Service
 	// UsedBy names the web services that a model is deployed in.
 	UsedBy func(tx store.ReadTx, workspace armid.ID, model string) ([]string, error)
+	Work   string // folder where archives are unpacked, made when it is missing; "" means the system's for temporary files
 }
 
 // Model is the properties of a model.

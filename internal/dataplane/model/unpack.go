@@ -19,9 +19,17 @@ import (
 	"github.com/berthdev/berth/internal/image"
 )
 
+// What bounds the work and the disk that an archive takes.
+const (
+	maxRatio = 100     // of what is in an archive to what was uploaded, beyond minLimit
+	minLimit = 1 << 30 // bytes
+	maxFiles = 1 << 17 // with links, and what they repeat
+	maxDepth = 8       // of links to links
+)
+
 // Unpack lists the files in a tar file, compressed or not. It reads the archive once: what is in it lies in a
 // file without a name, whose space is free again when nobody has the list any more.
-func Unpack(ctx context.Context, archive image.File) (files []image.File, err error) {
+func (s *Service) Unpack(ctx context.Context, archive image.File) (files []image.File, err error) {
 	src, err := archive.Open(ctx)
 	if err != nil {
 		return nil, err
@@ -31,18 +39,23 @@ func Unpack(ctx context.Context, archive image.File) (files []image.File, err er
 	if err != nil {
 		return nil, fmt.Errorf("unpacking %s: %w", archive.Path, err)
 	}
-	spool, err := os.CreateTemp("", "berth-unpack-")
+	if s.Work != "" {
+		if err := os.MkdirAll(s.Work, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	spool, err := os.CreateTemp(s.Work, "unpack-")
 	if err != nil {
 		return nil, err
 	}
 	if err := os.Remove(spool.Name()); err != nil { // it stays until it is closed, which the runtime does
 		return nil, err
 	}
-	u := unpacked{spool: spool, files: map[string]image.File{}, links: map[string]string{}}
-	if err := u.read(tar.NewReader(content)); err != nil {
+	u := unpacked{spool: spool, limit: max(minLimit, maxRatio*archive.Size), files: map[string]image.File{}, links: map[string]string{}}
+	if err := u.read(ctx, tar.NewReader(content)); err != nil {
 		return nil, fmt.Errorf("unpacking %s, which has to be a tar file, as it is or compressed by gzip or bzip2: %w", archive.Path, err)
 	}
-	if err := u.follow(); err != nil {
+	if err := u.follow(ctx); err != nil {
 		return nil, fmt.Errorf("unpacking %s: %w", archive.Path, err)
 	}
 	return slices.SortedFunc(maps.Values(u.files), func(a, b image.File) int { return strings.Compare(a.Path, b.Path) }), nil
@@ -66,12 +79,19 @@ func decompress(src io.Reader) (io.Reader, error) {
 type unpacked struct {
 	spool *os.File
 	size  int64 // of the spool
+	limit int64 // of that
 	files map[string]image.File
 	links map[string]string // from a name to another, a file's or a folder's
 }
 
-func (u *unpacked) read(t *tar.Reader) error {
-	for {
+func (u *unpacked) read(ctx context.Context, t *tar.Reader) error {
+	for n := 0; ; n++ {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if n > maxFiles {
+			return tooMany()
+		}
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -85,9 +105,12 @@ func (u *unpacked) read(t *tar.Reader) error {
 		}
 		switch h.Typeflag {
 		case tar.TypeReg, tar.TypeGNUSparse:
-			n, err := io.Copy(u.spool, t)
+			n, err := io.Copy(u.spool, io.LimitReader(t, u.limit-u.size+1))
 			if err != nil {
 				return err
+			}
+			if u.size+n > u.limit {
+				return fmt.Errorf("it holds more than %d bytes, which is out of proportion to its size. Upload the files as they are", u.limit)
 			}
 			at := u.size
 			u.size += n
@@ -111,34 +134,39 @@ func inside(folder, name string) string {
 	return path.Clean("/" + name)[1:]
 }
 
-const (
-	maxDepth = 8       // of links to links
-	maxFiles = 1 << 17 // of an archive with links, with what they repeat
-)
+func tooMany() error {
+	return fmt.Errorf("it has more than %d files, or links that make as many", maxFiles)
+}
 
 // follow puts in the place of links what they lead to; those that lead out of the archive have nothing there.
-func (u *unpacked) follow() error {
+func (u *unpacked) follow(ctx context.Context) error {
 	for range maxDepth {
-		before := len(u.files)
-		for _, name := range slices.Sorted(maps.Keys(u.links)) {
-			target := u.links[name]
-			if strings.HasPrefix(name+"/", target+"/") {
+		names := slices.Sorted(maps.Keys(u.files))
+		for _, link := range slices.Sorted(maps.Keys(u.links)) {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			target := u.links[link]
+			if strings.HasPrefix(link+"/", target+"/") {
 				continue // a folder that would hold itself
 			}
-			for _, old := range slices.Collect(maps.Keys(u.files)) {
-				if below, ok := strings.CutPrefix(old, target); ok && (below == "" || below[0] == '/') {
-					f := u.files[old]
-					f.Path = name + below
-					u.files[f.Path] = f
-				}
+			if f, ok := u.files[target]; ok {
+				f.Path = link
+				u.files[link] = f
+			}
+			at, _ := slices.BinarySearch(names, target+"/")
+			for ; at < len(names) && strings.HasPrefix(names[at], target+"/"); at++ {
+				f := u.files[names[at]]
+				f.Path = link + strings.TrimPrefix(names[at], target)
+				u.files[f.Path] = f
 			}
 			if len(u.files) > maxFiles {
-				return fmt.Errorf("it has more than %d files, or links that make as many", maxFiles)
+				return tooMany()
 			}
 		}
-		if len(u.files) == before {
-			break
+		if len(u.files) == len(names) {
+			return nil
 		}
 	}
-	return nil
+	return fmt.Errorf("its links lead to links, more than %d times over. Upload the files as they are", maxDepth)
 }

@@ -243,7 +243,7 @@ func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageReques
 			files = append(files, f)
 			continue
 		}
-		inside, err := model.Unpack(ctx, f)
+		inside, err := s.Models.Unpack(ctx, f)
 		if err != nil {
 			return nil, "", &image.UserError{Code: "AssetNotReadable", Message: err.Error()}
 		}
