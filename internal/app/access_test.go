@@ -170,6 +170,28 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// Whoever makes a workspace gives it only what he may change himself: all that may use the workspace reach its storage
+// account's files.
+func TestRoles_LinkedResources(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.want(201, "PUT", s.expand("{rg}"+v), `{"location":"westeurope"}`)
+	other := s.sub() + "/resourceGroups/other"
+	s.want(201, "PUT", other+v, `{"location":"westeurope"}`)
+	account := other + "/providers/Microsoft.Storage/storageAccounts/theirs"
+	s.want(200, "PUT", account+"?api-version=2023-05-01", `{"location":"westeurope","kind":"StorageV2","sku":{"name":"Standard_LRS"}}`)
+	member, oid := s.newPrincipal("member")
+	defer s.grant("Contributor", s.expand("{rg}"), oid)()
+	defer s.grant("Reader", other, oid)()
+	workspace := fmt.Sprintf(`{"location":"westeurope","properties":{"storageAccount":%q}}`, account)
+	r := member.want(403, "PUT", s.expand("{ml}/ws"+v), workspace)
+	if !strings.Contains(r.raw, "storageAccounts/write") || !strings.Contains(r.raw, account) {
+		t.Errorf("the refusal does not name the right or the account: %s", r.raw)
+	}
+	s.want(200, "PUT", s.expand("{ml}/ws"+v), workspace)
+	member.want(200, "PUT", s.expand("{ml}/ws"+v), strings.Replace(workspace, "{", `{"tags":{"a":"b"},`, 1))
+}
+
 // Without a token nothing is reached but metadata, discovery and sign-in.
 func TestNoToken(t *testing.T) {
 	t.Parallel()

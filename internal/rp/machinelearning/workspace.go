@@ -127,7 +127,7 @@ func linked(w *Workspace) []struct{ field, id, typ string } {
 func (s *Service) admitWorkspace(_ context.Context, d *resource.Draft[Workspace]) error {
 	w := &d.New.Properties
 	w.DiscoveryURL = "" // Berth's own; what a client echoes or asks for has no effect
-	for _, l := range linked(w) {
+	for i, l := range linked(w) {
 		if l.id == "" {
 			continue
 		}
@@ -141,7 +141,15 @@ func (s *Service) admitWorkspace(_ context.Context, d *resource.Draft[Workspace]
 			e := armerr.New(armerr.CodeLinkedResourceNotFound, "%s: the resource '%s' does not exist. Create it first, or leave the field out.", at, l.id)
 			e.Target = at
 			d.FailWith(e)
+			continue
 		} else if err != nil {
+			return err
+		}
+		// Whoever may use the workspace uses these through it, so they are only given by those who may do so themselves.
+		if d.Old != nil && strings.EqualFold(linked(&d.Old.Properties)[i].id, l.id) {
+			continue
+		}
+		if err := d.Allowed(l.typ+"/write", id); err != nil {
 			return err
 		}
 	}
