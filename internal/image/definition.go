@@ -173,7 +173,9 @@ func (r *recipe) addConda(d *Definition, text, python string) error {
 				requirement += ".*" // conda's single = compares as far as it is written
 			}
 		}
-		r.requirements = append(r.requirements, requirement)
+		if err := r.require(d, requirement); err != nil {
+			return err
+		}
 		r.notes = append(r.notes, fmt.Sprintf("Taking the conda package %s from PyPI, as %s.", text, requirement))
 		return nil
 	}
@@ -193,31 +195,4 @@ func (r *recipe) python(d *Definition, version, base string) error {
 		return nil
 	}
 	return unsupported("The environment %q asks for Python %s, and Berth's base image has %s. Set python=%s in the conda dependencies, or name a base image with that Python and set python.user_managed_dependencies to True.", d.Name, version, base, base)
-}
-
-var defaultIndex = regexp.MustCompile(`^https://pypi\.(python\.)?org(/|$)`)
-
-func (r *recipe) addPip(d *Definition, line string) error {
-	if line == "" || strings.HasPrefix(line, "#") {
-		return nil
-	}
-	if option, value, _ := strings.Cut(strings.Replace(line, "=", " ", 1), " "); strings.HasPrefix(line, "-") {
-		value = strings.TrimSpace(value)
-		switch option {
-		case "--index-url", "-i", "--extra-index-url", "--find-links", "-f":
-			if defaultIndex.MatchString(value) {
-				return nil // PyPI itself, which is asked anyway; azureml-core adds these lines
-			}
-			r.requirements = append(r.requirements, option+" "+value)
-			return nil
-		case "--pre", "--prefer-binary", "--trusted-host", "--no-cache-dir":
-			return nil
-		}
-		return unsupported("The environment %q has the pip option %q, which Berth does not pass on. Leave it out.", d.Name, option)
-	}
-	if strings.Contains(line, "://") || strings.HasPrefix(line, ".") || strings.HasPrefix(line, "/") {
-		return unsupported("The environment %q installs from a repository, an archive or a folder. Berth installs wheels by name and version: publish it to an index and name that with --extra-index-url.", d.Name)
-	}
-	r.requirements = append(r.requirements, line)
-	return nil
 }

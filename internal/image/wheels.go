@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -47,7 +48,7 @@ func (b *Builder) install(ctx context.Context, dir string, r *recipe) error {
 	cmd := exec.CommandContext(ctx, b.UV, "pip", "install", "--quiet", "--no-progress", "--color=never", "--python", python, "--target", dir,
 		"--python-version", basePython, "--python-platform", wheelPlatform, "--only-binary", ":all:", "--overrides", left, "--requirements", list)
 	cmd.Dir = b.Work // not where a project of somebody's could set uv's options
-	cmd.Env = append(os.Environ(), b.environ()...)
+	cmd.Env = append(passed(os.Environ()), b.environ()...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	err = cmd.Run()
@@ -59,6 +60,16 @@ func (b *Builder) install(ctx context.Context, dir string, r *recipe) error {
 		return refusal(stderr.String())
 	}
 	return b.compile(ctx, dir)
+}
+
+// passed is what uv gets of this process's environment: how the network is reached, where the cache is, and uv's own settings. The rest
+// holds secrets, such as those of buckets, that no package index has to know.
+func passed(environ []string) []string {
+	names := []string{"HOME", "PATH", "TMPDIR", "LANG", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return !slices.Contains(names, strings.ToUpper(name)) && !strings.HasPrefix(name, "UV_")
+	})
 }
 
 // interpreter is the command of the base's own Python, run here by its own loader, which takes no rights and nothing
