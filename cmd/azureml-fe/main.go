@@ -1,5 +1,6 @@
 // Command azureml-fe is the front end of a workspace's web services. It runs in the
-// workspace's namespace and is configured by POD_IP and POD_NAMESPACE alone.
+// workspace's namespace and is configured by POD_IP and POD_NAMESPACE, and by OpenTelemetry's
+// OTEL_* variables when it is to export traces.
 package main
 
 import (
@@ -18,12 +19,15 @@ import (
 	"syscall"
 	"time"
 
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities, and collectors may be on the internet
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/berthdev/berth/internal/frontend"
 	"github.com/berthdev/berth/internal/frontend/kube"
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 const (
@@ -54,7 +58,13 @@ func run(logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	traces, err := tracing.Start(context.Background(), "azureml-fe", logger, semconv.K8SNamespaceName(namespace), semconv.ServiceInstanceID(ip))
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
 	front := frontend.New(logger)
+	front.Trace(traces)
 	watcher := &kube.Watcher{API: api, Namespace: namespace, Self: ip, Front: front, Log: logger}
 	var stopping atomic.Bool
 	status := http.NewServeMux()

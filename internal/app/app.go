@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berthdev/berth/internal/arm/armhttp"
@@ -41,6 +42,7 @@ import (
 	"github.com/berthdev/berth/internal/seal"
 	"github.com/berthdev/berth/internal/store"
 	"github.com/berthdev/berth/internal/store/sqlite"
+	"github.com/berthdev/berth/internal/tracing"
 	"github.com/berthdev/berth/internal/vmsize"
 )
 
@@ -107,6 +109,11 @@ const (
 // when requests are answered.
 func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	cfg = withDefaults(cfg)
+	traces, err := tracing.Start(ctx, "berth", cfg.Logger, semconv.ServiceVersion(Version))
+	if err != nil {
+		return err
+	}
+	defer traces.Stop()
 	in, err := cfg.Home.LoadInstallation()
 	if err != nil {
 		return err
@@ -134,7 +141,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	if err != nil {
 		return err
 	}
-	manager, access, nouns, err := kernel(cfg, in, st, provider, work)
+	manager, access, nouns, err := kernel(cfg, in, st, provider, work, traces)
 	if err != nil {
 		return err
 	}
@@ -147,8 +154,11 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	nouns.register(data)
 	front, err := edge.New(edge.Config{
 		Listener: listener, Dir: cfg.Home.CA(), Clock: cfg.Now, Logger: cfg.Logger,
-		Backends: edge.Backends{ARM: arm, Login: ids.Handler(), Graph: graph.Handler(ids, directoryOwners(access, in), cfg.Logger), DataPlane: dataPlane(arm, data)},
-		Routes:   dependencyHosts(ctx, st, work.blobs.Handler(cfg.Logger), cfg.Logger),
+		Backends: edge.Backends{
+			ARM: traces.Handler(arm), Login: traces.Handler(ids.Handler()), DataPlane: traces.Handler(dataPlane(arm, data)),
+			Graph: traces.Handler(graph.Handler(ids, directoryOwners(access, in), cfg.Logger)),
+		},
+		Routes: dependencyHosts(ctx, st, traces.Handler(work.blobs.Handler(cfg.Logger)), cfg.Logger),
 	})
 	if err != nil {
 		return err
@@ -236,10 +246,10 @@ func listen(cfg Config, in Installation) (net.Listener, Installation, error) {
 }
 
 // kernel declares the resource types and makes their manager.
-func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provider, work *workloads) (*resource.Manager, *authorization.Service, *nouns, error) {
+func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provider, work *workloads, traces *tracing.Tracer) (*resource.Manager, *authorization.Service, *nouns, error) {
 	m := &resource.Manager{
-		Logger: cfg.Logger,
-		Store:  st, Tenant: in.Tenant, Now: cfg.Now, NewID: uuid.NewString, Jitter: rand.Float64,
+		Logger: cfg.Logger, Tracer: traces,
+		Store: st, Tenant: in.Tenant, Now: cfg.Now, NewID: uuid.NewString, Jitter: rand.Float64,
 		Locate: func(name string) (string, bool) { r, ok := region.Lookup(name); return r.Name, ok },
 	}
 	clusters := &containerservice.Service{Provider: provider, Size: size, Suggest: vmsize.Suggest, Dependents: machinelearning.Dependents}

@@ -22,6 +22,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
 	"github.com/berthdev/berth/internal/blob"
+	"github.com/berthdev/berth/internal/cluster/local"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
 	"github.com/berthdev/berth/internal/dataplane/environment"
@@ -31,6 +32,7 @@ import (
 	"github.com/berthdev/berth/internal/registry"
 	"github.com/berthdev/berth/internal/rp/machinelearning"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // registryHost is the embedded registry's name in image references. It is no name of the
@@ -46,7 +48,8 @@ type workloads struct {
 	images   *image.Registry
 	builder  *image.Builder
 	password string
-	frontEnd string // the program's file
+	frontEnd string            // the program's file
+	traces   tracing.Elsewhere // of front ends
 }
 
 // secretValue is a random value that the store keeps under a name, made when it is first needed.
@@ -75,6 +78,9 @@ func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Sto
 		return nil, err
 	}
 	w := &workloads{password: hex.EncodeToString(password), frontEnd: filepath.Join(cfg.Libexec, "azureml-fe")}
+	if w.traces, err = frontEndTraces(ctx, cfg); err != nil {
+		return nil, err
+	}
 	if w.blobs, err = openBlobs(ctx, cfg, in, key); err != nil {
 		return nil, err
 	}
@@ -87,6 +93,22 @@ func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Sto
 		Registry: w.images, Base: filepath.Join(cfg.Libexec, "base", "python3.11.tar"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
 	}
 	return w, w.builder.Clean()
+}
+
+// frontEndTraces is what front ends are told of the collector.
+func frontEndTraces(ctx context.Context, cfg Config) (tracing.Elsewhere, error) {
+	e, err := tracing.ForFrontEnds()
+	if errors.Is(err, tracing.ErrLoopback) {
+		if cfg.Provider != local.Name { // there are no front ends
+			return tracing.Elsewhere{}, nil
+		}
+		cfg.Logger.WarnContext(ctx, "front ends in clusters export no traces", "why", err)
+		return tracing.Elsewhere{}, nil
+	}
+	if e == nil || err != nil {
+		return tracing.Elsewhere{}, err
+	}
+	return *e, nil
 }
 
 // openBlobs opens the bucket that was chosen now or last. What is registered names files in it, so that a start
@@ -193,7 +215,7 @@ func (w *workloads) frontEnds() func(context.Context) (attachment.FrontEnd, erro
 		if err != nil {
 			return attachment.FrontEnd{}, err
 		}
-		made = &attachment.FrontEnd{Image: string(ref), Version: Version, Registry: pull}
+		made = &attachment.FrontEnd{Image: string(ref), Version: Version, Registry: pull, Env: w.traces.Env, EnvFiles: w.traces.Files}
 		return *made, nil
 	}
 }

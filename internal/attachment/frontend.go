@@ -2,10 +2,14 @@ package attachment
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strconv"
 
@@ -25,6 +29,9 @@ const (
 	frontEndName      = "azureml-fe"
 	peersName         = "azureml-fe-int-http"
 	peersSecretName   = "azureml-fe-peers"
+	envSecretName     = "azureml-fe-env"
+	envFilesDir       = "/etc/azureml-fe"
+	envSum            = "berth.dev/env" // annotation of pods: changes with their environment, so that they are replaced
 	certificateName   = "azuremlfessl"
 	PullSecret        = "berth-registry" // with which the namespace's pods fetch images
 	frontEndSpec      = "berth.dev/spec" // annotation: what Berth wrote, so that drift and changes are seen
@@ -45,6 +52,10 @@ type FrontEnd struct {
 	Registry []byte // a dockerconfigjson, with which the namespace fetches images
 	Replicas int
 	Internal bool // the load balancer is for the virtual network only
+
+	// Env is what else its environment has, and EnvFiles the content of files that variables name. Both may hold secrets.
+	Env      map[string]string
+	EnvFiles map[string][]byte
 
 	Certificate, Key []byte // PEM; empty without TLS
 }
@@ -118,14 +129,41 @@ func (a Attachment) secrets(ctx context.Context, c kubernetes.Interface, ns stri
 	if _, err := c.CoreV1().Secrets(ns).Create(ctx, peers, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	if len(f.Certificate) == 0 {
-		err := c.CoreV1().Secrets(ns).Delete(ctx, certificateName, metav1.DeleteOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
+	if err := putOrRemove(ctx, c, ns, &corev1.Secret{ObjectMeta: a.meta(envSecretName), Data: f.environment()}); err != nil {
 		return err
 	}
+	if len(f.Certificate) == 0 {
+		return removeSecret(ctx, c, ns, certificateName)
+	}
 	return putSecret(ctx, c, ns, &corev1.Secret{ObjectMeta: a.meta(certificateName), Data: map[string][]byte{"cert.pem": f.Certificate, "key.pem": f.Key}})
+}
+
+// environment is what a secret has of the front end's environment.
+func (f *FrontEnd) environment() map[string][]byte {
+	data := maps.Clone(f.EnvFiles)
+	for name, value := range f.Env {
+		if data == nil {
+			data = map[string][]byte{}
+		}
+		data[name] = []byte(value)
+	}
+	return data
+}
+
+// putOrRemove writes a secret that has something in it, and removes one that has not.
+func putOrRemove(ctx context.Context, c kubernetes.Interface, ns string, want *corev1.Secret) error {
+	if len(want.Data) == 0 {
+		return removeSecret(ctx, c, ns, want.Name)
+	}
+	return putSecret(ctx, c, ns, want)
+}
+
+func removeSecret(ctx context.Context, c kubernetes.Interface, ns, name string) error {
+	err := c.CoreV1().Secrets(ns).Delete(ctx, name, metav1.DeleteOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 func putSecret(ctx context.Context, c kubernetes.Interface, ns string, want *corev1.Secret) error {
@@ -236,7 +274,12 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(statusPort)}}, PeriodSeconds: period, TimeoutSeconds: 2, FailureThreshold: 3}
 	}
 	meta := a.meta(frontEndName)
-	sum, err := json.Marshal([]string{f.Image, strconv.Itoa(f.Replicas)})
+	said := []string{f.Image, strconv.Itoa(f.Replicas)}
+	env, podAnnotations := f.environmentSum(), map[string]string(nil)
+	if env != "" {
+		said, podAnnotations = append(said, env), map[string]string{envSum: env}
+	}
+	sum, err := json.Marshal(said)
 	if err != nil {
 		panic(err) // strings always marshal
 	}
@@ -244,7 +287,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	requests[corev1.ResourceCPU], requests[corev1.ResourceMemory] = quantityOf("50m"), quantityOf("64Mi")
 	limits[corev1.ResourceMemory] = quantityOf("512Mi")
-	return &appsv1.Deployment{
+	d := &appsv1.Deployment{
 		ObjectMeta: meta,
 		Spec: appsv1.DeploymentSpec{
 			Replicas: ptr(int32(f.Replicas)), RevisionHistoryLimit: ptr(int32(1)), Selector: &metav1.LabelSelector{MatchLabels: frontEndPods},
@@ -252,7 +295,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 				MaxUnavailable: ptr(intstr.FromInt32(0)), MaxSurge: ptr(intstr.FromInt32(1)),
 			}},
 			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: frontEndPods},
+				ObjectMeta: metav1.ObjectMeta{Labels: frontEndPods, Annotations: podAnnotations},
 				Spec: corev1.PodSpec{
 					ServiceAccountName: frontEndName, EnableServiceLinks: ptr(false), TerminationGracePeriodSeconds: ptr(int64(terminationPeriod)),
 					ImagePullSecrets: []corev1.LocalObjectReference{{Name: PullSecret}},
@@ -275,6 +318,44 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 			},
 		},
 	}
+	f.addEnvironment(&d.Spec.Template.Spec)
+	return d
+}
+
+// addEnvironment makes a pod read its environment from the secret, so that nobody sees it who only sees pods.
+func (f *FrontEnd) addEnvironment(p *corev1.PodSpec) {
+	k := &p.Containers[0]
+	for _, name := range slices.Sorted(maps.Keys(f.Env)) {
+		k.Env = append(k.Env, corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{
+			SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: envSecretName}, Key: name},
+		}})
+	}
+	if len(f.EnvFiles) == 0 {
+		return
+	}
+	files := &corev1.SecretVolumeSource{SecretName: envSecretName}
+	for _, name := range slices.Sorted(maps.Keys(f.EnvFiles)) {
+		k.Env = append(k.Env, corev1.EnvVar{Name: name, Value: path.Join(envFilesDir, name)})
+		files.Items = append(files.Items, corev1.KeyToPath{Key: name, Path: name})
+	}
+	p.Volumes = append(p.Volumes, corev1.Volume{Name: "env", VolumeSource: corev1.VolumeSource{Secret: files}})
+	k.VolumeMounts = append(k.VolumeMounts, corev1.VolumeMount{Name: "env", MountPath: envFilesDir, ReadOnly: true})
+}
+
+// environmentSum tells environments apart, "" for none. The registry's password goes into it: who reads the sum
+// can try no guesses at a short secret with it.
+func (f *FrontEnd) environmentSum() string {
+	data := f.environment()
+	if len(data) == 0 {
+		return ""
+	}
+	text, err := json.Marshal(data)
+	if err != nil {
+		panic(err) // bytes always marshal
+	}
+	mac := hmac.New(sha256.New, f.Registry)
+	mac.Write(text)
+	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
 // FrontEnd reports how a workspace's front end does.

@@ -353,3 +353,62 @@ func TestFrontEndErrors(t *testing.T) {
 		}
 	}
 }
+
+// What the front end's environment has in addition is in a secret, because it may hold one, and pods are
+// replaced when it changes.
+func TestFrontEndEnvironment(t *testing.T) {
+	t.Parallel()
+	c, f := installed(t, nil)
+	before := deploymentOf(t, c)
+	for _, change := range []map[string]string{
+		{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=COLLECTORKEY"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318", "OTEL_EXPORTER_OTLP_HEADERS": "x-api-key=COLLECTORKEY2"},
+	} {
+		f.Env, f.EnvFiles = change, map[string][]byte{"OTEL_EXPORTER_OTLP_CERTIFICATE": []byte("PEM")}
+		last := deploymentOf(t, c)
+		install(t, c, f)
+		d := deploymentOf(t, c)
+		text := must(d.Marshal())
+		if strings.Contains(string(text), "COLLECTORKEY") {
+			t.Error("the deployment shows a secret of the environment")
+		}
+		if d.Spec.Template.Annotations[envSum] == "" || d.Spec.Template.Annotations[envSum] == last.Spec.Template.Annotations[envSum] {
+			t.Errorf("the environment changed, and pods stay: %v", d.Spec.Template.Annotations)
+		}
+		secret := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), envSecretName, metav1.GetOptions{}))
+		k := d.Spec.Template.Spec.Containers[0]
+		got := map[string]string{}
+		for _, e := range k.Env {
+			switch {
+			case e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && e.ValueFrom.SecretKeyRef.Name == envSecretName:
+				got[e.Name] = string(secret.Data[e.ValueFrom.SecretKeyRef.Key])
+			case e.ValueFrom == nil:
+				got[e.Name] = e.Value
+			}
+		}
+		want := map[string]string{"OTEL_EXPORTER_OTLP_CERTIFICATE": "/etc/azureml-fe/OTEL_EXPORTER_OTLP_CERTIFICATE"}
+		for name, value := range change {
+			want[name] = value
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("the container's environment (-want +got):\n%s", diff)
+		}
+		v := d.Spec.Template.Spec.Volumes
+		if len(v) != 1 || v[0].Secret.SecretName != envSecretName || v[0].Secret.Items[0].Path != "OTEL_EXPORTER_OTLP_CERTIFICATE" || k.VolumeMounts[0].MountPath != envFilesDir || string(secret.Data["OTEL_EXPORTER_OTLP_CERTIFICATE"]) != "PEM" {
+			t.Errorf("files: %v, %v", v, k.VolumeMounts)
+		}
+		c.ClearActions()
+		install(t, c, f)
+		if got := changes(c); len(got) != 0 {
+			t.Errorf("nothing changed, and it wrote %v", got)
+		}
+	}
+	f.Env, f.EnvFiles = nil, nil
+	install(t, c, f)
+	if _, err := c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), envSecretName, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("nothing is exported any more, and the secret is left: %v", err)
+	}
+	if diff := cmp.Diff(before.Spec, deploymentOf(t, c).Spec); diff != "" {
+		t.Errorf("nothing is exported any more (-as before +now):\n%s", diff)
+	}
+}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // Limits of Azure's for the API versions that clients use.
@@ -38,6 +40,7 @@ func (f *failure) Error() string { return f.code + ": " + f.message }
 // Handler speaks the protocol on the hosts of accounts.
 func (s *Store) Handler(log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tracing.Route(r.Context(), "/{container}/{blob}")
 		id := uuid.NewString()
 		h := w.Header()
 		h.Set("x-ms-request-id", id)

@@ -32,6 +32,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // Prefixes of the APIs. Clients put them between the host that discovery names and the
@@ -192,6 +193,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if pattern == "" {
 		s.refuse(r, s.unknown(below))
 		return
+	}
+	if route := strings.Split(pattern, "/"); len(route) > 2 { // the workspace comes after the API's prefix
+		tracing.Route(hr.Context(), "/"+strings.Join(route[1:3], "/")+"/{workspace}/"+strings.Join(route[3:], "/"))
 	}
 	s.mux.ServeHTTP(w, below)
 }

@@ -35,6 +35,7 @@ type FrontEnd struct {
 	peer    *http.Transport // to other front ends
 	// proxyLog takes what proxies have to say of answers that break off.
 	proxyLog *log.Logger
+	traced   *traced
 
 	services atomic.Pointer[map[string]*entry] // replaced as a whole, so that requests read it without a lock
 	peers    atomic.Pointer[peers]

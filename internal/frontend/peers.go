@@ -72,6 +72,7 @@ func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string
 	body := r.Body
 	sent := &upload{ReadCloser: body}
 	r.Body = sent
+	way := f.leaves(r, "pass on", owner, 1)
 	proxy := httputil.ReverseProxy{
 		Transport: f.peer, BufferPool: copies, ErrorLog: f.proxyLog,
 		Rewrite: func(pr *httputil.ProxyRequest) {
@@ -82,9 +83,11 @@ func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			w.Header().Del(requestID) // the other one set it
+			way.arrived(resp, nil)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			way.arrived(nil, err)
 			switch {
 			case r.Context().Err() != nil: // nobody is left to tell
 			case isDial(err):
@@ -113,6 +116,10 @@ func (f *FrontEnd) Inner() http.Handler {
 			return
 		}
 		r.Header.Del(tokenHeader)
+		if f.traced != nil {
+			f.traced.inner.ServeHTTP(w, r)
+			return
+		}
 		f.serve(w, r, true)
 	})
 }

@@ -62,7 +62,13 @@ func parse(path string) (target, bool) {
 }
 
 // ServeHTTP answers callers.
-func (f *FrontEnd) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.serve(w, r, false) }
+func (f *FrontEnd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if f.traced != nil && r.URL.Path != "/" {
+		f.traced.outer.ServeHTTP(w, r)
+		return
+	}
+	f.serve(w, r, false)
+}
 
 func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) {
 	if r.URL.Path == "/" {
@@ -287,14 +293,18 @@ func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	for n := 1; ; n++ {
+		wait := t.front.queued(r.Context())
 		d, why := v.pool.acquire(r.Context(), v.QueueWait, cold)
+		wait.served(why)
 		if d == nil {
 			t.refused = why
 			return nil, errors.New("no pod")
 		}
 		timer := time.AfterFunc(v.Timeout, func() { t.cancel(errTimeout) })
 		r.URL.Host = d.addr
+		way := t.front.leaves(r, "ask a replica", d.addr, n)
 		resp, err := t.front.model.RoundTrip(r)
+		way.arrived(resp, err)
 		if err == nil {
 			empty := resp.Body == http.NoBody
 			body := &held{ReadCloser: resp.Body, release: func() { timer.Stop(); v.pool.release(d, false) }}

@@ -46,6 +46,9 @@ type UserError struct{ Code, Message string }
 
 func (e *UserError) Error() string { return e.Message }
 
+// ErrorType is what traces call it.
+func (e *UserError) ErrorType() string { return e.Code }
+
 // Codes of UserError.
 const (
 	EnvironmentNotSupported = "EnvironmentNotSupported"

@@ -16,7 +16,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 const (
@@ -44,7 +47,9 @@ func (b *Builder) Clean() error { return os.RemoveAll(b.Work) }
 // Environment returns the image of a definition, which azureml-core sends as JSON, making it unless it is
 // there. It writes what it does to log, a line at a time. Errors: *UserError when the
 // definition cannot be met; anything else may pass.
-func (b *Builder) Environment(ctx context.Context, definition json.RawMessage, log func(line string)) (Reference, error) {
+func (b *Builder) Environment(ctx context.Context, definition json.RawMessage, log func(line string)) (ref Reference, err error) {
+	ctx, span := tracing.Begin(ctx, "make environment")
+	defer func() { tracing.End(span, err) }()
 	d, r, err := read(definition, basePython)
 	if err != nil {
 		return "", err
@@ -63,15 +68,16 @@ func (b *Builder) Environment(ctx context.Context, definition json.RawMessage, l
 	tag := tagOf(strings.Join(append([]string{layout, digest.String(), basePython, wheelPlatform}, r.requirements...), "\n"))
 	if ref, err := b.Registry.find(ctx, environments, tag); ref != "" || err != nil {
 		if ref != "" {
+			span.SetAttributes(attribute.Bool("berth.image.existed", true))
 			log("Use the existing image.")
 		}
 		return ref, err
 	}
-	ref, err, _ := b.building.Do(tag, func() (any, error) { return b.make(ctx, tag, base, r, log) })
+	made, err, _ := b.building.Do(tag, func() (any, error) { return b.make(ctx, tag, base, r, log) })
 	if err != nil {
 		return "", err
 	}
-	return ref.(Reference), nil
+	return made.(Reference), nil
 }
 
 func (b *Builder) make(ctx context.Context, tag string, base v1.Image, r *recipe, log func(string)) (Reference, error) {
@@ -94,7 +100,7 @@ func (b *Builder) make(ctx context.Context, tag string, base v1.Image, r *recipe
 			return "", err
 		}
 		log(fmt.Sprintf("Pushing a layer of %d files, %d MB.", len(files), size>>20))
-		l, err := newLayer(func(w io.Writer) error { return writeTar(ctx, w, files) })
+		l, err := newLayer(ctx, func(w io.Writer) error { return writeTar(ctx, w, files) })
 		if err != nil {
 			return "", err
 		}
@@ -155,14 +161,16 @@ func LocalFile(target, source string, info fs.FileInfo) File {
 // and nothing that a model would need beyond it, so Berth's own takes their place.
 const sdkImages = "mcr.microsoft.com/azureml/"
 
-func (b *Builder) base(ctx context.Context, d *Definition, log func(string)) (v1.Image, error) {
+func (b *Builder) base(ctx context.Context, d *Definition, log func(string)) (img v1.Image, err error) {
+	ctx, span := tracing.Begin(ctx, "find base")
+	defer func() { tracing.End(span, err) }()
 	ref := strings.TrimSpace(d.Docker.BaseImage)
 	if ref == "" || strings.HasPrefix(ref, sdkImages) {
 		if d.Python.UserManaged {
 			return nil, unsupported("The environment %q leaves Python's packages to its base image, which is %q: that has none. Name a base image that brings azureml-inference-server-http, or set python.user_managed_dependencies to False.", d.Name, ref)
 		}
 		log("Using Berth's base image: Debian 12 with Python " + basePython + ".")
-		return b.ownBase()
+		return b.ownBase(ctx)
 	}
 	if a := d.Docker.Registry.Address; a != "" && !strings.HasPrefix(ref, a+"/") {
 		ref = a + "/" + ref
@@ -176,7 +184,7 @@ func (b *Builder) base(ctx context.Context, d *Definition, log func(string)) (v1
 	if d.Docker.Registry.Username != "" {
 		auth = &authn.Basic{Username: d.Docker.Registry.Username, Password: d.Docker.Registry.Password}
 	}
-	img, err := remote.Image(parsed, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
+	img, err = remote.Image(parsed, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
 	if err != nil {
 		return nil, &UserError{Code: BaseImageNotReachable, Message: fmt.Sprintf("The base image %q cannot be read from %s: %v. Check its name, the registry's credentials (docker.base_image_registry) and that this machine reaches the registry.", ref, parsed.Context().RegistryStr(), err)}
 	}
@@ -184,13 +192,13 @@ func (b *Builder) base(ctx context.Context, d *Definition, log func(string)) (v1
 }
 
 // ownBase is the image of Berth's base.
-func (b *Builder) ownBase() (v1.Image, error) {
+func (b *Builder) ownBase(ctx context.Context) (v1.Image, error) {
 	info, err := os.Stat(b.Base)
 	if err != nil {
 		return nil, fmt.Errorf("the base image is not at %s; make images makes it", b.Base)
 	}
 	l, err, _ := b.building.Do(fmt.Sprintf("base:%d:%d", info.Size(), info.ModTime().UnixNano()), func() (any, error) {
-		return newLayer(func(w io.Writer) error {
+		return newLayer(ctx, func(w io.Writer) error {
 			f, err := os.Open(b.Base)
 			if err != nil {
 				return err

@@ -39,6 +39,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // Registry is where images are pushed. Host is its name in references, as nodes know it;
@@ -85,12 +89,15 @@ func (r *Registry) Program(ctx context.Context, repo, key string, program File) 
 }
 
 // single finds or makes an image of one layer.
-func (r *Registry) single(ctx context.Context, repo, key string, files []File, config v1.Config) (Reference, error) {
+func (r *Registry) single(ctx context.Context, repo, key string, files []File, config v1.Config) (ref Reference, err error) {
+	ctx, span := tracing.Begin(ctx, "make image", trace.WithAttributes(attribute.String("berth.image.repository", repo)))
+	defer func() { tracing.End(span, err) }()
 	tag := tagOf(key)
 	if ref, err := r.find(ctx, repo, tag); ref != "" || err != nil {
+		span.SetAttributes(attribute.Bool("berth.image.existed", ref != ""))
 		return ref, err
 	}
-	l, err := newLayer(func(w io.Writer) error { return writeTar(ctx, w, files) })
+	l, err := newLayer(ctx, func(w io.Writer) error { return writeTar(ctx, w, files) })
 	if err != nil {
 		return "", err
 	}
@@ -159,7 +166,9 @@ func (r *Registry) find(ctx context.Context, repo, tag string) (Reference, error
 	return Reference(rep.Digest(found.Digest.String()).Name()), nil
 }
 
-func (r *Registry) push(ctx context.Context, repo, tag string, img v1.Image) (Reference, error) {
+func (r *Registry) push(ctx context.Context, repo, tag string, img v1.Image) (ref Reference, err error) {
+	ctx, span := tracing.Begin(ctx, "push image", trace.WithAttributes(attribute.String("berth.image.repository", repo)))
+	defer func() { tracing.End(span, err) }()
 	rep, err := r.repository(repo)
 	if err != nil {
 		return "", err

@@ -15,6 +15,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // writeTar writes files in the order of their paths, with nothing in it that differs from one time
@@ -80,7 +82,9 @@ type layer struct {
 	write  func(io.Writer) error
 }
 
-func newLayer(write func(io.Writer) error) (*layer, error) {
+func newLayer(ctx context.Context, write func(io.Writer) error) (l *layer, err error) {
+	_, span := tracing.Begin(ctx, "make layer")
+	defer func() { tracing.End(span, err) }()
 	h := sha256.New()
 	n := &counter{w: h}
 	if err := write(n); err != nil {

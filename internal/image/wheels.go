@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 const (
@@ -25,7 +27,9 @@ const (
 const withoutWheels = "fusepy; sys_platform == 'none'\n"
 
 // install puts the wheels of a recipe into a folder, as files that Python can run as they are.
-func (b *Builder) install(ctx context.Context, dir string, r *recipe) error {
+func (b *Builder) install(ctx context.Context, dir string, r *recipe) (err error) {
+	ctx, span := tracing.Begin(ctx, "install wheels")
+	defer func() { tracing.End(span, err) }()
 	if _, err := os.Stat(b.UV); err != nil {
 		return fmt.Errorf("the program uv is not at %s; make images puts it there", b.UV)
 	}
@@ -37,7 +41,7 @@ func (b *Builder) install(ctx context.Context, dir string, r *recipe) error {
 	if r.has("fusepy") {
 		overrides = ""
 	}
-	err := errors.Join(
+	err = errors.Join(
 		os.WriteFile(list, []byte(r.text()), 0o600), // may hold passwords of indexes
 		os.WriteFile(left, []byte(overrides), 0o600),
 		os.WriteFile(python, []byte("#!/bin/sh\nexec '"+strings.Join(b.interpreter(), "' '")+"' \"$@\"\n"), 0o700),

@@ -188,6 +188,8 @@ type Operation struct {
 	Deadline     time.Time // after this the operation fails with a named reason
 	End          *time.Time
 	By           Stamp
+	// Trace is the traceparent of the request that began it, "" when nobody is told of it. Passes belong to it.
+	Trace string `json:",omitempty"`
 }
 
 // Wakeup is a request to reconcile a resource, held under a lease.

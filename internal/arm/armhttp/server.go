@@ -24,6 +24,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/arm/schema"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // MaxBody is the size of the largest request body, in bytes. ARM's own limit is 4 MB.
@@ -131,6 +132,7 @@ func (r *request) serve() error {
 		}
 		return err
 	}
+	tracing.Route(r.Context(), r.route())
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return armerr.New(armerr.CodeBadRequest, "The request's query is malformed: %s.", err)

@@ -74,7 +74,7 @@ func (m *Manager) Delete(ctx context.Context, tx store.Tx, w Write) (*Written, e
 	if err := tx.PutSpec(row); err != nil {
 		return nil, err
 	}
-	return m.finishWrite(tx, row, op, nil, false, false)
+	return m.finishWrite(ctx, tx, row, op, nil, false, false)
 }
 
 // supersede ends the operation whose place a deletion takes.

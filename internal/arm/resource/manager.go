@@ -14,6 +14,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/schema"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // Manager carries out writes and reconciles what they ask for. It is safe for
@@ -27,6 +28,7 @@ type Manager struct {
 	// Locate returns the canonical name of a region, e.g. westeurope for "West Europe".
 	Locate func(name string) (string, bool)
 	Logger *slog.Logger
+	Tracer *tracing.Tracer // tells of passes; nil tells nobody
 	// Jitter returns a value in [0, 1) that spreads retries.
 	Jitter func() float64
 

@@ -9,9 +9,14 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // childPoll is how often a resource that waits for its children looks again; a child
@@ -22,7 +27,7 @@ const childPoll = 2 * time.Second
 // and stores what came of it together with the state of its operation, in one
 // transaction that also settles the wake-up. Nothing is kept in memory that a crash
 // could lose: whatever was not stored is done again by the next pass.
-func (m *Manager) Reconcile(ctx context.Context, w store.Wakeup) error {
+func (m *Manager) Reconcile(ctx context.Context, w store.Wakeup) (err error) {
 	p, t, children, err := m.load(ctx, w.Key)
 	if err != nil {
 		return err
@@ -30,6 +35,8 @@ func (m *Manager) Reconcile(ctx context.Context, w store.Wakeup) error {
 	if p == nil {
 		return m.settle(ctx, w)
 	}
+	ctx, span := m.beginPass(ctx, p, t)
+	defer func() { tracing.End(span, err) }()
 	var out Outcome
 	if p.row.DeletedAt != nil && len(children) > 0 {
 		if out, err = m.deleteChildren(ctx, p, children); err != nil {
@@ -39,7 +46,36 @@ func (m *Manager) Reconcile(ctx context.Context, w store.Wakeup) error {
 	} else if out, err = t.reconcile(ctx, p); err != nil {
 		return fmt.Errorf("reconciling %s: %w", p.row.ID, err)
 	}
+	out.tell(span)
 	return m.conclude(ctx, w, p, out)
+}
+
+// beginPass begins the span of a pass. While an operation is under way, passes belong to the request that began it, so
+// that its trace shows all that came of it.
+func (m *Manager) beginPass(ctx context.Context, p *pass, t *Type) (context.Context, trace.Span) {
+	attrs := []attribute.KeyValue{attribute.String("berth.resource.type", t.Name), attribute.String("berth.resource.id", p.row.ID)}
+	if p.op != nil && !Final(p.op.Status) {
+		ctx = tracing.Under(ctx, p.op.Trace)
+		attrs = append(attrs, attribute.String("berth.operation.id", p.op.ID), attribute.String("berth.operation.kind", p.op.Kind))
+	}
+	return m.Tracer.Begin(ctx, "reconcile "+t.Name, trace.WithAttributes(attrs...))
+}
+
+// tell tells a pass's span what came of it.
+func (out Outcome) tell(span trace.Span) {
+	what := out.state
+	switch {
+	case out.gone:
+		what = "Gone"
+	case what == "" && out.err != nil:
+		what = "Retry"
+	case what == "":
+		what = "Waiting"
+	}
+	span.SetAttributes(attribute.String("berth.outcome", what))
+	if out.err != nil {
+		tracing.Fail(span, semconv.ErrorTypeKey.String(out.err.Code))
+	}
 }
 
 func (m *Manager) settle(ctx context.Context, w store.Wakeup) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/store"
+	"github.com/berthdev/berth/internal/tracing"
 )
 
 // write is what PUT and PATCH have in common: the whole document is held against its schema
@@ -42,12 +43,12 @@ func (m *Manager) write(ctx context.Context, tx store.Tx, w Write, row *store.Re
 	by := w.By
 	by.At = m.Now()
 	if row == nil {
-		return m.create(tx, w, by, spec, data, secrets, changedSecrets)
+		return m.create(ctx, tx, w, by, spec, data, secrets, changedSecrets)
 	}
 	if findings := w.Type.schema.Changed(spec, stored, ""); len(findings) > 0 {
 		return nil, joinFindings(findings)
 	}
-	return m.update(tx, w, by, row, data, secrets, changedSecrets)
+	return m.update(ctx, tx, w, by, row, data, secrets, changedSecrets)
 }
 
 // check holds a document against its type's schema and returns it in canonical form.
@@ -111,7 +112,7 @@ func (m *Manager) admitted(ctx context.Context, tx store.Tx, w Write, row *store
 	return spec, nil
 }
 
-func (m *Manager) create(tx store.Tx, w Write, by store.Stamp, spec map[string]any, data []byte, secrets map[string]string, changedSecrets bool) (*Written, error) {
+func (m *Manager) create(ctx context.Context, tx store.Tx, w Write, by store.Stamp, spec map[string]any, data []byte, secrets map[string]string, changedSecrets bool) (*Written, error) {
 	loc, _ := spec["location"].(string)
 	row := &store.Resource{
 		Key: w.ID.Key(), ID: w.ID.Spelled(w.Type.Name).String(), Type: w.Type.Key, Parent: w.ID.Parent().Key(),
@@ -122,10 +123,10 @@ func (m *Manager) create(tx store.Tx, w Write, by store.Stamp, spec map[string]a
 	if err := tx.Create(row); err != nil {
 		return nil, err
 	}
-	return m.finishWrite(tx, row, op, secrets, changedSecrets, true)
+	return m.finishWrite(ctx, tx, row, op, secrets, changedSecrets, true)
 }
 
-func (m *Manager) update(tx store.Tx, w Write, by store.Stamp, row *store.Resource, data []byte, secrets map[string]string, changedSecrets bool) (*Written, error) {
+func (m *Manager) update(ctx context.Context, tx store.Tx, w Write, by store.Stamp, row *store.Resource, data []byte, secrets map[string]string, changedSecrets bool) (*Written, error) {
 	t := w.Type
 	same := bytes.Equal(data, row.Spec) && !changedSecrets
 	if t.Asynchronous && !Final(row.State) {
@@ -157,7 +158,7 @@ func (m *Manager) update(tx store.Tx, w Write, by store.Stamp, row *store.Resour
 	if err := tx.PutSpec(row); err != nil {
 		return nil, err
 	}
-	return m.finishWrite(tx, row, op, secrets, changedSecrets, false)
+	return m.finishWrite(ctx, tx, row, op, secrets, changedSecrets, false)
 }
 
 // begin sets a row's state for new work and makes the operation that follows it, nil
@@ -177,7 +178,7 @@ func (m *Manager) begin(t *Type, row *store.Resource, kind string, deadline time
 	return op
 }
 
-func (m *Manager) finishWrite(tx store.Tx, row *store.Resource, op *store.Operation, secrets map[string]string, changedSecrets, created bool) (*Written, error) {
+func (m *Manager) finishWrite(ctx context.Context, tx store.Tx, row *store.Resource, op *store.Operation, secrets map[string]string, changedSecrets, created bool) (*Written, error) {
 	if changedSecrets {
 		data, err := json.Marshal(secrets)
 		if err != nil {
@@ -191,6 +192,7 @@ func (m *Manager) finishWrite(tx store.Tx, row *store.Resource, op *store.Operat
 		}
 	}
 	if op != nil {
+		op.Trace = tracing.Parent(ctx)
 		if err := tx.PutOperation(op); err != nil {
 			return nil, err
 		}

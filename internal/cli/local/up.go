@@ -66,7 +66,10 @@ gs://bucket, azblob://container or file:///folder; ?prefix=berth/ keeps them bel
 Credentials are those that the cloud's own tools use: AWS_ACCESS_KEY_ID and so on,
 GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY. The choice is
 remembered; moving files from one bucket to another is up to you. Give an S3 bucket a
-lifecycle rule that aborts incomplete multipart uploads.`,
+lifecycle rule that aborts incomplete multipart uploads.
+
+With OTEL_EXPORTER_OTLP_ENDPOINT it exports OpenTelemetry traces, and so do the front ends of
+clusters; docs/observability.md has the rest of the variables.`,
 		Example: "  berth up --detach\n  berth up --provider fake --listen 127.0.0.1:8443",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
