@@ -5,6 +5,7 @@ package model
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -103,7 +104,7 @@ func (s *Service) Register(srv *dataplane.Server) {
 	at("GET", "/assets/{id}", dataplane.Read, s.getAsset)
 	at("POST", "/models", dataplane.Write, s.register)
 	at("GET", "/models", dataplane.Read, s.list)
-	at("POST", "/models/list", dataplane.Read, s.listByBody)
+	at("POST", "/models/list", dataplane.Read, dataplane.ByBody(s.list))
 	at("GET", "/models/{id}", dataplane.Read, s.get)
 	at("PATCH", "/models/{id}", dataplane.Write, s.patch)
 	at("DELETE", "/models/{id}", dataplane.Delete, s.remove)
@@ -161,11 +162,14 @@ func document(body map[string]any) map[string]any {
 		}
 		delete(body, "kvTags")
 	}
-	for _, k := range []string{"id", "createdTime", "modifiedTime", "createdBy", "derivedModelIds", "etag"} {
+	for _, k := range said {
 		delete(body, k)
 	}
 	return doc
 }
+
+// said are the fields that only Berth says. Clients send them back with the rest.
+var said = []string{"id", "createdTime", "modifiedTime", "createdBy", "derivedModelIds", "etag"}
 
 func reply(body map[string]any, err error) (*dataplane.Reply, error) {
 	if err != nil {
@@ -220,20 +224,52 @@ func (s *Service) get(r *dataplane.Request) (*dataplane.Reply, error) {
 	return s.show(r, Models, r.PathValue("id"), Wire)
 }
 
+// listAssets shows the assets that match the filters, in the order of their IDs: it stays when others come.
 func (s *Service) listAssets(r *dataplane.Request) (*dataplane.Reply, error) {
-	value := []any{}
-	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
+	count, err := r.Number("count", defaultCount, 1, maxCount)
+	if err != nil {
+		return nil, err
+	}
+	value, next := []any{}, ""
+	err = s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
 		rows, _, err := tx.Resources(store.Query{Parent: r.Workspace.Key(), Type: strings.ToLower(Assets)})
-		for _, row := range rows {
-			w, werr := assetWire(row)
-			err = errors.Join(err, werr)
-			if name := r.Param("name"); name == "" || w["name"] == name {
-				value = append(value, w)
-			}
+		if err != nil {
+			return err
 		}
-		return err
+		slices.SortFunc(rows, func(a, b *store.Resource) int { return strings.Compare(a.Key, b.Key) })
+		value, next = value[:0], ""
+		for _, row := range rows {
+			w, err := assetWire(row)
+			if err != nil {
+				return err
+			}
+			id := w["id"].(string)
+			if id < r.Param(dataplane.SkipToken) || !assetMatches(r, w) {
+				continue
+			}
+			if len(value) == count {
+				next = id
+				return nil
+			}
+			value = append(value, w)
+		}
+		return nil
 	})
-	return &dataplane.Reply{Body: map[string]any{"value": value, "nextLink": nil, "continuationToken": nil}}, err
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.OK(r.Page("/assets", value, next))
+}
+
+func assetMatches(r *dataplane.Request, w map[string]any) bool {
+	for parameter, field := range map[string]string{"name": "name", "runId": "runid", "type": "type"} {
+		if v := r.Param(parameter); v != "" && v != w[field] {
+			return false
+		}
+	}
+	tags, _ := w["kvTags"].(map[string]string)
+	properties, _ := w["properties"].(map[string]string)
+	return dataplane.Matches(tags, r.Param("tag")) && dataplane.Matches(tags, r.Param("tags")) && dataplane.Matches(properties, r.Param("properties"))
 }
 
 // register makes the next version of a model.
@@ -320,17 +356,17 @@ func Wire(row *store.Resource) (map[string]any, error) {
 	}, nil
 }
 
-// fixed are the fields that make a model the version that it is.
-var fixed = []string{"id", "name", "version", "url", "createdTime", "modifiedTime", "createdBy"}
+// fixed are the fields that make a model the version that it is, and those that only Berth says.
+var fixed = append([]string{"name", "version", "url"}, said...)
 
-// patch changes what of a model may change: tags, properties, description, sample data.
+// patch changes what of a model may change: tags, description, sample data, and properties that are not there yet.
 func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 	patch, err := r.ReadPatch()
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range patch.Paths() {
-		if field := strings.Split(p, "/")[1]; slices.Contains(fixed, field) {
+		if field := strings.Split(p, "/")[1]; slices.ContainsFunc(fixed, func(f string) bool { return strings.EqualFold(f, field) }) {
 			return nil, armerr.Field(field, "the field of a model cannot change. Register another version.")
 		}
 	}
@@ -347,6 +383,13 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 		after, err := patch.Apply(before)
 		if err != nil {
 			return err
+		}
+		old, _ := before["properties"].(map[string]string)
+		now, _ := after["properties"].(map[string]any)
+		for _, k := range slices.Sorted(maps.Keys(old)) {
+			if now[k] != old[k] {
+				return armerr.Field("properties."+k, "a property of a model does not change once it is there. Add another, or use a tag.")
+			}
 		}
 		row, err = s.write(r, tx, Models, armid.MustParse(have.ID).Name(), document(after))
 		return err
