@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -391,6 +392,11 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 				return armerr.Field("properties."+k, "a property of a model does not change once it is there. Add another, or use a tag.")
 			}
 		}
+		if patch.Adds("/datasets") {
+			if err := keepDatasets(have, after); err != nil {
+				return err
+			}
+		}
 		row, err = s.write(r, tx, Models, armid.MustParse(have.ID).Name(), document(after))
 		return err
 	})
@@ -398,6 +404,32 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 		return nil, err
 	}
 	return reply(Wire(row))
+}
+
+// keepDatasets adds the references to data sets that a model has to those that are added to them:
+// Model.add_dataset_references sends the new ones alone.
+func keepDatasets(have *store.Resource, after map[string]any) error {
+	doc, err := resource.ReadDocument[Model](have)
+	if err != nil {
+		return err
+	}
+	var old []any
+	if len(doc.Properties.Datasets) > 0 {
+		if err := dataplane.Unmarshal(doc.Properties.Datasets, &old); err != nil {
+			return err
+		}
+	}
+	added, ok := after["datasets"].([]any)
+	if !ok {
+		return armerr.Field("datasets", "it is a list of objects with name and id.")
+	}
+	for _, d := range added {
+		if !slices.ContainsFunc(old, func(o any) bool { return reflect.DeepEqual(o, d) }) {
+			old = append(old, d)
+		}
+	}
+	after["datasets"] = old
+	return nil
 }
 
 // remove deletes a model that no web service has.

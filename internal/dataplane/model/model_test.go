@@ -303,6 +303,9 @@ func TestPatch(t *testing.T) {
 		{`[{"op":"replace","path":"/sampleInputData","value":"aml://dataset/1"}]`, "sampleInputData", "aml://dataset/1"},
 		{`[{"op":"replace","path":"/resourceRequirements","value":{"cpu":1}}]`, "resourceRequirements", map[string]any{"cpu": 1.0}},
 		{`[{"op":"add","path":"/datasets","value":[{"name":"n","id":"i"}]}]`, "datasets", []any{map[string]any{"name": "n", "id": "i"}}},
+		{`[{"op":"add","path":"/datasets","value":[{"name":"n","id":"i"},{"name":"m","id":"j"}]}]`, "datasets", []any{map[string]any{"name": "n", "id": "i"}, map[string]any{"name": "m", "id": "j"}}},
+		{`[{"op":"add","path":"/datasets","value":[{"name":"m","id":"k"}]}]`, "datasets", []any{map[string]any{"name": "n", "id": "i"}, map[string]any{"name": "m", "id": "j"}, map[string]any{"name": "m", "id": "k"}}},
+		{`[{"op":"replace","path":"/datasets","value":[{"name":"m","id":"k"}]}]`, "datasets", []any{map[string]any{"name": "m", "id": "k"}}},
 		{`[]`, "description", "d"},
 	} {
 		r := s.Want(200, "PATCH", mms, "/models/m:1", tt.patch)
@@ -335,6 +338,7 @@ func TestPatch(t *testing.T) {
 		"no properties":    {"InvalidParameter", `[{"op":"remove","path":"/properties"}]`, "properties.p", "Add another"},
 		"an unknown field": {"InvalidParameter", `[{"op":"add","path":"/colour","value":"red"}]`, "colour", "colour"},
 		"a wrong kind":     {"InvalidParameter", `[{"op":"replace","path":"/description","value":{}}]`, "description", "string"},
+		"datasets' kind":   {"InvalidParameter", `[{"op":"add","path":"/datasets","value":"x"}]`, "datasets", "a list"},
 		"a tag's kind":     {"InvalidParameter", `[{"op":"add","path":"/kvTags/a","value":[1]}]`, "tags.a", "string"},
 		"what is not":      {"BadRequest", `[{"op":"remove","path":"/kvTags/none"}]`, "", "/kvTags/none"},
 		"no patch":         {"InvalidRequestContent", `{"description":"x"}`, "", "JSON"},

@@ -193,6 +193,7 @@ func TestValidate(t *testing.T) {
 	for _, tt := range []struct{ path, body, want string }{
 		{"/services/validate/name/new", "", ""},
 		{"/services/validate/name/No", "", "lower-case"},
+		{"/services/validate/name/taken", "", "overwrite=True"},
 		{"/services/validate/resource", text(good), ""},
 		{"/services/validate/resource", text(bad), "Compute Resource nowhere doesn't exist"},
 		{"/services/validate/resource", text(deployment("taken", nil)), "overwrite=True"},

@@ -311,9 +311,7 @@ func (s *Service) admitCreate(r *dataplane.Request, body map[string]any, overwri
 			return nil
 		}
 		if !overwrite && !asked {
-			e := armerr.New(armerr.CodeConflict, "A web service named '%s' exists in the workspace '%s'. Choose another name, update it, or deploy with overwrite=True.", name, r.Workspace.Name())
-			e.Details = []*armerr.Error{{Code: "ServiceExists", Message: e.Message, Target: name}}
-			return e
+			return taken(r, name)
 		}
 		// Keys that are not given stay (deploying again does not lock callers out).
 		keysOf(doc)
@@ -609,9 +607,27 @@ func problemReply(err error) (*dataplane.Reply, error) {
 	return dataplane.OK(map[string]any{"error": map[string]any{"code": e.Code, "message": e.Message}})
 }
 
+// taken says that there is a web service of a name already.
+func taken(r *dataplane.Request, name string) error {
+	e := armerr.New(armerr.CodeConflict, "A web service named '%s' exists in the workspace '%s'. Choose another name, update it, or deploy with overwrite=True.", name, r.Workspace.Name())
+	e.Details = []*armerr.Error{{Code: "ServiceExists", Message: e.Message, Target: name}}
+	return e
+}
+
+// validateName says whether a new web service can have a name. azureml-core asks only for those that it does not deploy
+// over.
 func (s *Service) validateName(r *dataplane.Request) (*dataplane.Reply, error) {
 	t, _ := s.Manager.Registry.Type(Type)
-	return problemReply(t.CheckName(r.PathValue("name")))
+	if err := t.CheckName(r.PathValue("name")); err != nil {
+		return problemReply(err)
+	}
+	switch _, err := s.row(r); {
+	case err == nil:
+		return problemReply(taken(r, r.PathValue("name")))
+	case armerr.Of(err).HTTPStatus() != http.StatusNotFound:
+		return nil, err
+	}
+	return problemReply(nil)
 }
 
 func (s *Service) validate(r *dataplane.Request) (*dataplane.Reply, error) {
