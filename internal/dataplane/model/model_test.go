@@ -296,6 +296,8 @@ func TestPatch(t *testing.T) {
 	}{
 		{`[{"op":"replace","path":"/kvTags","value":{"b":"2"}}]`, "kvTags", map[string]any{"b": "2"}},
 		{`[{"op":"add","path":"/kvTags/c","value":"3"}]`, "kvTags", map[string]any{"b": "2", "c": "3"}},
+		{`[{"op":"add","path":"/kvTags/a~1b?","value":"` + strings.Repeat("4", 300) + `"}]`, "kvTags", map[string]any{"b": "2", "c": "3", "a/b?": strings.Repeat("4", 300)}}, // Resource Manager would refuse it
+		{`[{"op":"remove","path":"/kvTags/a~1b?"}]`, "kvTags", map[string]any{"b": "2", "c": "3"}},
 		{`[{"op":"remove","path":"/kvTags/b"}]`, "kvTags", map[string]any{"c": "3"}},
 		{`[{"op":"replace","path":"/kvTags","value":{}}]`, "kvTags", nil},
 		{`[{"op":"add","path":"/properties","value":{"p":"1"}}]`, "properties", map[string]any{"p": "1"}},
