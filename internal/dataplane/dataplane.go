@@ -432,9 +432,11 @@ func (r *Request) Page(path string, value []any, next string) map[string]any {
 // Its next page is asked for with nextRequest, the same body with a token.
 func ByBody(list Handler) Handler {
 	return func(r *Request) (*Reply, error) {
-		var body map[string]any
-		if err := r.Decode(&body); err != nil {
-			return nil, err
+		body := map[string]any{}
+		if r.ContentLength != 0 { // without a body there are no filters
+			if err := r.Decode(&body); err != nil {
+				return nil, err
+			}
 		}
 		Spell(body, "skipToken")
 		q := url.Values{}

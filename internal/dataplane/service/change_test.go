@@ -228,6 +228,13 @@ func TestPatchVersionRefused(t *testing.T) {
 	if after := s.get("pair").Raw; after != before {
 		t.Errorf("what was refused left %s", after)
 	}
+	// What was read can be written back.
+	s.ended(operationOf(s.Want(202, "PUT", mms, "/services", before)), "Running")
+	s.pass()
+	s.serve()
+	if after := s.is("pair", "Healthy"); after.At("versions.v1.numReplicas") != 1.0 || after.At("versions.v1.isDefault") != true {
+		t.Errorf("written back, it is %s", after.Raw)
+	}
 	// What agrees is taken: azureml-core sends it.
 	s.update("pair", "/versions/v2", version(object{"isDefault": false, "name": "v2", "computeName": "AKS", "keys": object{"primaryKey": nil, "secondaryKey": nil}, "authEnabled": true}))
 }
@@ -319,6 +326,9 @@ func TestList(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"first", "second"}, byPost); diff != "" {
 		t.Errorf("by POST (-want +got):\n%s", diff)
+	}
+	if all := s.Want(200, "POST", mms, "/services/list", "").Strings("name"); len(all) != 3 {
+		t.Errorf("without filters by POST: %v", all)
 	}
 	s.Refused(400, "InvalidParameter", "POST", mms, "/services/list", `{"tags":["team"]}`, "tags", "a filter is")
 	r := s.Want(200, "GET", mms, "/services?count=2&tag=team&expand=true", "")

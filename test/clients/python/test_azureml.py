@@ -334,6 +334,18 @@ def test_model_details(ws, folder, capsys):
     assert (Model(ws, id="detailed:1").tags, Model(ws, id="detailed:1").properties) == ({"c": "4"}, {"p": "1", "q": "2", "r": "3"})
 
 
+@proves("Model.register of parts of a folder", "D1")
+def test_model_parts(ws, folder):
+    for name in ("a.txt", "in/b.txt", "in/c.txt"):
+        path = pathlib.Path("parts", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    m = Model.register(ws, "parts", "parts", child_paths=["a.txt", "in/b.txt"])
+    assert set(m.get_sas_urls()) == {"parts/a.txt", "parts/in/b.txt"}
+    got = pathlib.Path(m.download("down"))
+    assert sorted(str(p.relative_to(got)) for p in got.rglob("*.txt")) == ["a.txt", "in/b.txt"]
+
+
 @proves("Model.list with filters, over several pages", "D1")
 def test_model_list(ws, folder):
     first = register(ws, "many", tags={"k": "1"}, properties={"p": "1"}, model_framework="Onnx")
@@ -638,6 +650,7 @@ def test_endpoint(ws, created, served, folder):
     assert AksEndpoint.deserialize(ws, api(ws, "/services/split?expand=true")).serialize() == said
     endpoint.update_deployment_state()
     assert endpoint.state == "Failed"
+    assert [(type(s), s.name) for s in Webservice.list(ws, compute_type="AKSENDPOINT", model_id="served:1")] == [(AksEndpoint, "split")]
     token = endpoint.get_access_token()
     assert token.token_type == "Bearer" and token.refresh_after < token.expiry_on and endpoint.get_token()[0]
     assert len(set(endpoint.get_keys())) == 2
