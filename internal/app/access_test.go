@@ -107,16 +107,19 @@ func TestRoles(t *testing.T) {
 		"deploy over it":               {"PUT", s.expand("{mms}/services"), `{"name":"-"}`},
 		"change a web service":         {"PATCH", s.expand("{mms}/services/iris"), `[{"op":"add","path":"/numReplicas","value":0}]`},
 		"get a web service's keys":     {"POST", s.expand("{mms}/services/iris/listkeys"), ""},
+		"get a web service's token":    {"POST", s.expand("{mms}/services/iris/token"), ""},
+		"search the web services":      {"POST", s.expand("{mms}/services/list"), `{}`},
+		"make an image":                {"POST", s.expand("{mms}/images"), `{}`},
 		"make a web service new keys":  {"POST", s.expand("{mms}/services/iris/regenerateKeys"), `{"keyType":"none"}`},
 		"delete a web service":         {"DELETE", s.expand("{mms}/services/absent"), ""},
 		"write the second's models":    {"POST", s.expand("/modelmanagement/v1.0{ml}/second/assets"), `{"name":"x","artifacts":[{"prefix":"LocalUpload/1/x"}]}`},
 		"read a workspace that is not": {"GET", s.expand("/modelmanagement/v1.0{ml}/absent/models"), ""},
 	}
-	readingML := []string{"read the workspace", "list the models", "search the models", "read a model", "read a file", "list the web services", "read a web service", "read a web service's logs", "list the environments"}
+	readingML := []string{"read the workspace", "list the models", "search the models", "read a model", "read a file", "list the web services", "read a web service", "read a web service's logs", "get a web service's token", "search the web services", "list the environments"}
 	reading := append([]string{"read the group", "read the cluster", "list the second's models", "read a workspace that is not"}, readingML...)
 	writing := append([]string{
 		"write the workspace", "get the cluster's kubeconfig", "attach the cluster", "delete the group's resources", "get the URL of an upload", "get the URL of another", "create an asset", "change a model",
-		"delete a model", "delete a file", "deploy", "deploy over it", "change a web service", "get a web service's keys", "make a web service new keys", "delete a web service", "write the second's models",
+		"delete a model", "delete a file", "deploy", "deploy over it", "change a web service", "get a web service's keys", "make an image", "make a web service new keys", "delete a web service", "write the second's models",
 	}, reading...)
 	for _, tt := range []struct {
 		role, scope string

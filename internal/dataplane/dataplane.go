@@ -49,7 +49,7 @@ const MaxBody = 8 << 20
 
 const workspaceType = "Microsoft.MachineLearningServices/workspaces"
 
-// Verb says what a handler does to its noun, for the decision whether a caller may.
+// Verb says what a handler does to its noun, for the decision whether a caller may. The noun "" is the workspace.
 type Verb string
 
 // Verbs of Azure's role definitions.
@@ -101,11 +101,11 @@ func Accepted(r *Request, operation string, body any) (*Reply, error) {
 	return &Reply{Status: http.StatusAccepted, Header: http.Header{"Operation-Location": {at}}, Body: body}, nil
 }
 
-// Handle registers a handler for a path below the workspace. The path is a pattern of
+// Handle registers a handler for a path below the workspace, which is a pattern of
 // http.ServeMux; noun and verb make the action that the caller needs, such as models/write.
-func (s *Server) Handle(method, prefix, path, noun string, verb Verb, h Handler) {
-	action := workspaceType + "/" + noun + "/" + string(verb)
-	s.mux.HandleFunc(method+" "+prefix+path, func(w http.ResponseWriter, hr *http.Request) {
+func (s *Server) Handle(method, prefix, pattern, noun string, verb Verb, h Handler) {
+	action := path.Join(workspaceType, noun, string(verb))
+	s.mux.HandleFunc(method+" "+prefix+pattern, func(w http.ResponseWriter, hr *http.Request) {
 		r := hr.Context().Value(requestKey{}).(*Request)
 		r.Request = hr
 		reply, err := s.answer(r, action, h)
@@ -407,6 +407,69 @@ func (s *Server) refuse(r *Request, err error) {
 	}
 	r.w.WriteHeader(status)
 	_ = json.NewEncoder(r.w).Encode(body)
+}
+
+// SkipToken is the parameter of a list that says where its next page begins.
+const SkipToken = "$skipToken"
+
+// Page is a page of a list of model management at a path below the workspace. next is the token that the next page
+// begins with, "" on the last one: that has neither token nor link, because azureml-core follows a nextLink wherever
+// there is one, null or not.
+func (r *Request) Page(path string, value []any, next string) map[string]any {
+	body := map[string]any{"value": value}
+	if next == "" {
+		return body
+	}
+	q := r.URL.Query()
+	for k := range q {
+		if strings.EqualFold(k, SkipToken) {
+			delete(q, k)
+		}
+	}
+	q.Set(SkipToken, next)
+	body["continuationToken"] = next
+	body["nextLink"] = "https://" + r.Host + ModelManagement + r.Workspace.String() + path + "?" + q.Encode()
+	return body
+}
+
+// ByBody makes a list that is asked for with POST and filters in a body of a list with the same filters in its query.
+// Its next page is asked for with nextRequest, the same body with a token.
+func ByBody(list Handler) Handler {
+	return func(r *Request) (*Reply, error) {
+		body := map[string]any{}
+		if r.ContentLength != 0 { // without a body there are no filters
+			if err := r.Decode(&body); err != nil {
+				return nil, err
+			}
+		}
+		Spell(body, "skipToken")
+		q := url.Values{}
+		for k, v := range body {
+			switch v.(type) {
+			case nil:
+			case string, bool, json.Number:
+				q.Set(k, fmt.Sprint(v))
+			default:
+				return nil, armerr.Field(k, "a filter is a text, a number, true or false.")
+			}
+		}
+		if q.Has("skipToken") {
+			q.Set(SkipToken, q.Get("skipToken"))
+			q.Del("skipToken")
+		}
+		r.URL.RawQuery = q.Encode()
+		reply, err := list(r)
+		if err != nil {
+			return nil, err
+		}
+		page := reply.Body.(map[string]any)
+		if next, ok := page["continuationToken"]; ok {
+			body["skipToken"] = next
+			page["nextRequest"] = body
+			page["nextLink"] = "https://" + r.Host + r.path
+		}
+		return reply, nil
+	}
 }
 
 // Timestamp writes a time as these APIs do: RFC 3339 with offset, as clients parse it.

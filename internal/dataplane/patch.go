@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
@@ -35,12 +36,9 @@ func (r *Request) ReadPatch() (Patch, error) {
 	if len(p) > maxOperations {
 		return nil, armerr.New(armerr.CodeInvalidRequestContent, "The patch has %d operations; send at most %d in one request.", len(p), maxOperations)
 	}
-	for i, op := range p {
+	for _, op := range p {
 		if !strings.HasPrefix(op.Path, "/") || op.From != nil && !strings.HasPrefix(*op.From, "/") {
 			return nil, armerr.New(armerr.CodeInvalidRequestContent, "The body is not a JSON Patch: a list of {\"op\", \"path\", \"value\"} whose paths begin with /.")
-		}
-		if op.Op == "replace" {
-			p[i].Op = "add"
 		}
 	}
 	return p, nil
@@ -58,6 +56,11 @@ func (p Patch) Paths() []string {
 	return out
 }
 
+// Adds reports whether the patch adds to a path. It can replace what is there, all the same: see Apply.
+func (p Patch) Adds(path string) bool {
+	return slices.ContainsFunc(p, func(op operation) bool { return op.Op == "add" && op.Path == path })
+}
+
 // Apply returns the document as the patch makes it.
 func (p Patch) Apply(doc map[string]any) (map[string]any, error) {
 	data, err := json.Marshal(doc)
@@ -68,6 +71,9 @@ func (p Patch) Apply(doc map[string]any) (map[string]any, error) {
 	options.SupportNegativeIndices = false
 	// One operation at a time, so that the size of what they make of each other is known on the way.
 	for _, op := range p {
+		if op.Op == "replace" {
+			op.Op = "add"
+		}
 		if op.Op != "remove" && op.Op != "test" {
 			if data, err = ensure(data, op.Path); err != nil {
 				return nil, err

@@ -1,5 +1,5 @@
 // Package mlclient speaks the data-plane APIs of a workspace as azureml-core does: it discovers their
-// addresses, uploads files as artifacts, and waits for operations. What the requests mean is its
+// addresses, uploads files as artifacts and downloads them, and waits for operations. What the requests mean is its
 // callers' business; this package knows no model and no web service.
 package mlclient
 

@@ -96,9 +96,7 @@ func newStub(t *testing.T) (*stub, *Client) {
 		w.WriteHeader(http.StatusAccepted)
 	})
 	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	pemOf(t, s.Server, ca)
 	arm, err := armclient.New(armclient.Config{URL: s.URL, CAFile: ca, Tenant: "tenant", ClientID: "id", ClientSecret: "secret"})
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +108,14 @@ func newStub(t *testing.T) (*stub, *Client) {
 	}
 	c.block, c.pause, c.poll = block, time.Microsecond, time.Microsecond
 	return s, c
+}
+
+// pemOf writes a server's certificate to a file.
+func pemOf(t *testing.T, s *httptest.Server, file string) {
+	t.Helper()
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // put is Put Blob, Put Block and Put Block List.

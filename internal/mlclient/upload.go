@@ -196,10 +196,15 @@ func (c *Client) put(ctx context.Context, to string, piece *io.SectionReader) er
 		return unsigned(err)
 	}
 	defer func() { _ = res.Body.Close() }() // it was only read
-	answer, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	if res.StatusCode == http.StatusCreated {
 		return nil
 	}
+	return refusalOf(res)
+}
+
+// refusalOf is an answer as an error.
+func refusalOf(res *http.Response) error {
+	answer, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	out := &refusal{status: res.StatusCode}
 	if err != nil || xml.Unmarshal(answer, out) != nil || out.Code == "" {
 		out.Code, out.Message = res.Status, strings.TrimSpace(string(answer))

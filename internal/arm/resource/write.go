@@ -61,7 +61,9 @@ func (m *Manager) check(w Write, doc map[string]any) (map[string]any, error) {
 	}
 	checked, findings := t.schema.Check(doc, w.Version, "", true)
 	clean := checked.(map[string]any)
-	findings = append(findings, checkTags(clean)...)
+	if !t.DataPlane { // tags of models and web services are not Resource Manager's, and have no such rules
+		findings = append(findings, checkTags(clean)...)
+	}
 	if loc, _ := clean["location"].(string); t.Tracked && loc != "" {
 		canonical, ok := m.Locate(loc)
 		if !ok {

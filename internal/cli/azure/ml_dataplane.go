@@ -165,17 +165,42 @@ func upload(ctx context.Context, ml *mlclient.Client, p *cmd.Progress, container
 	if len(files) == 1 {
 		what = files[0].Path
 	}
-	sent := make(chan int64)
+	return transfer(func(count func(int64)) error { return ml.Upload(ctx, container, files, count) }, func(n int64) {
+		p.Update(fmt.Sprintf("uploading %s, %d%% of %s", what, tens(n, size), readable(size)), "")
+	})
+}
+
+// download gets files, and shows how far it is.
+func download(ctx context.Context, ml *mlclient.Client, p *cmd.Progress, files []mlclient.Stored, dir string, overwrite bool) error {
+	what := fmt.Sprintf("%d files", len(files))
+	if len(files) == 1 {
+		what = files[0].Path
+	}
+	shown := int64(-1)
+	return transfer(func(count func(int64)) error { return ml.Download(ctx, files, dir, overwrite, count) }, func(n int64) {
+		if n/step != shown { // a log of it stays short
+			shown = n / step
+			p.Update(fmt.Sprintf("downloading %s, %s so far", what, readable(n)), "")
+		}
+	})
+}
+
+// step is how many bytes of a download make a line of its log.
+const step = 256 << 20
+
+// transfer runs something that counts bytes, and shows the count from one goroutine: Progress is for one.
+func transfer(run func(count func(int64)) error, show func(int64)) error {
+	counts := make(chan int64)
 	done := make(chan error)
 	go func() {
-		done <- ml.Upload(ctx, container, files, func(n int64) { sent <- n })
+		done <- run(func(n int64) { counts <- n })
 	}()
 	var most int64
 	for {
 		select {
-		case n := <-sent: // Progress is for one goroutine
+		case n := <-counts:
 			most = max(most, n)
-			p.Update(fmt.Sprintf("uploading %s, %d%% of %s", what, tens(most, size), readable(size)), "")
+			show(most)
 		case err := <-done:
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/url"
 	"os"
@@ -20,8 +21,8 @@ import (
 
 // inference is what goes into a model container beside the models: the script, its folder, the environment.
 type inference struct {
-	file, entryScript, source, conda, runtime, baseImage, registry, envName, envVersion string
-	env                                                                                 map[string]any // from the file
+	file, entryScript, source, conda, runtime, baseImage, registry, envName, envVersion, envFolder string
+	env                                                                                            map[string]any // from the file
 }
 
 func (i *inference) declare(c *cobra.Command, short map[string]string) {
@@ -36,6 +37,7 @@ func (i *inference) declare(c *cobra.Command, short map[string]string) {
 		{&i.conda, "conda-file", "", "cf", "conda environment file, relative to --source-directory if there is one"},
 		{&i.envName, "environment-name", "e", "", "name of an environment of the workspace"},
 		{&i.envVersion, "environment-version", "", "ev", "version of that environment (default: the latest)"},
+		{&i.envFolder, "environment-directory", "", "ed", "folder with an environment, as Environment.save_to_directory of azureml-core writes it"},
 		{&i.baseImage, "base-image", "", "bi", "image to build on"},
 		{&i.registry, "base-image-registry", "", "ir", "registry of that image"},
 		{&i.runtime, "runtime", "", "rt", "python, the one runtime"},
@@ -59,7 +61,7 @@ func (i *inference) read() (asked bool, err error) {
 			return false, &cmd.UsageError{Err: fmt.Errorf("--inference-config-file: %s: %w", i.file, err)}
 		}
 	}
-	if i.file == "" && i.entryScript == "" && i.source == "" && i.conda == "" && i.envName == "" && i.baseImage == "" {
+	if i.file == "" && i.entryScript == "" && i.source == "" && i.conda == "" && i.envName == "" && i.envFolder == "" && i.baseImage == "" {
 		return false, nil
 	}
 	if err := i.check(); err != nil {
@@ -117,6 +119,14 @@ func (i *inference) check() error {
 	if i.runtime != "" && !strings.HasPrefix(strings.ToLower(i.runtime), "python") {
 		return fmt.Errorf("the runtime %q is not python, which is the only one", i.runtime)
 	}
+	if i.envFolder != "" {
+		if i.env != nil || i.envName != "" {
+			return errors.New("--environment-directory has an environment, and another is named: leave one out")
+		}
+		if err := i.readFolder(); err != nil {
+			return err
+		}
+	}
 	if (i.env != nil || i.envName != "") && (i.conda != "" || i.baseImage != "") {
 		return errors.New("an environment brings its own packages and image: leave out --conda-file and --base-image")
 	}
@@ -145,6 +155,38 @@ func (i *inference) check() error {
 			return fmt.Errorf("the %s %s is no file", what, i.in(file))
 		}
 	}
+	return nil
+}
+
+// readFolder reads an environment that azureml-core saved: its definition, and beside it what has a file of its own.
+func (i *inference) readFolder() error {
+	env, err := readDocument("environment-directory", filepath.Join(i.envFolder, "azureml_environment.json"))
+	if err != nil {
+		return err
+	}
+	section := func(name string) map[string]any {
+		m, ok := env[name].(map[string]any)
+		if !ok {
+			m = map[string]any{}
+			env[name] = m
+		}
+		return m
+	}
+	packages, err := readDocument("environment-directory", filepath.Join(i.envFolder, "conda_dependencies.yml"))
+	switch {
+	case err == nil:
+		section("python")["condaDependencies"] = packages
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	recipe, err := os.ReadFile(filepath.Join(i.envFolder, "BaseDockerfile"))
+	switch {
+	case err == nil:
+		section("docker")["baseDockerfile"] = string(recipe)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("--environment-directory: %w", err)
+	}
+	i.env = env
 	return nil
 }
 

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -28,7 +30,7 @@ const (
 )
 
 func newModel(e *cmd.Env) *cobra.Command {
-	return noun("model", "Manage models, and deploy them as web services", newModelRegister(e), newModelList(e), newModelShow(e), newModelDelete(e), newModelDeploy(e))
+	return noun("model", "Manage models, and deploy them as web services", newModelRegister(e), newModelList(e), newModelShow(e), newModelUpdate(e), newModelDownload(e), newModelDelete(e), newModelDeploy(e))
 }
 
 // modelID is what a version of a model is called.
@@ -75,20 +77,37 @@ func newModelRegister(e *cmd.Env) *cobra.Command {
 			f.StringVar(&r.version, "model-framework-version", "", "version of the framework, as in 1.5.2")
 			f.StringArrayVar(&r.tags, "tag", nil, "tag as key=value; may be repeated")
 			f.StringArrayVar(&r.properties, "property", nil, "property as key=value, which never changes; may be repeated")
-			f.Var(&r.cpu, "cpu-cores", also("CPU cores that the model needs", "cc"))
-			f.Var(&r.memory, "memory-gb", also("memory that the model needs, in GB", "gb"))
-			f.Var(&r.gpu, "gpu-cores", also("GPUs that the model needs", "gc"))
 			f.StringVar(&r.experiment, "experiment-name", "", "experiment that the model is from")
 			f.StringVarP(&r.run, "run-id", "r", "", "run that the model is from")
 			f.StringVarP(&r.runFile, "run-metadata-file", "f", "", "JSON file that names the run and its experiment")
-			f.StringVar(&r.input, "sample-input-dataset-id", "", "ID of a dataset with sample input")
-			f.StringVar(&r.output, "sample-output-dataset-id", "", "ID of a dataset with sample output")
 			f.StringVarP(&r.metadata, "output-metadata-file", "t", "", "JSON file to write the model's ID to; it must not exist")
-			aliases(c, map[string]string{"cc": "cpu-cores", "gb": "memory-gb", "gc": "gpu-cores"})
+			r.needs(c)
 			_ = c.RegisterFlagCompletionFunc("model-framework", cobra.FixedCompletions([]string{"ScikitLearn", "Onnx", "TensorFlow", "Custom", "Multi"}, cobra.ShellCompDirectiveNoFileComp))
 			return func(ctx context.Context, s *session) (any, error) { return r.do(ctx, s) }
 		},
 	}.command(e)
+}
+
+// needs adds the flags of what a model needs and is used with, which can change later.
+func (r *registration) needs(c *cobra.Command) {
+	f := c.Flags()
+	f.Var(&r.cpu, "cpu-cores", also("CPU cores that the model needs", "cc"))
+	f.Var(&r.memory, "memory-gb", also("memory that the model needs, in GB", "gb"))
+	f.Var(&r.gpu, "gpu-cores", also("GPUs that the model needs", "gc"))
+	f.StringVar(&r.input, "sample-input-dataset-id", "", "ID of a dataset with sample input")
+	f.StringVar(&r.output, "sample-output-dataset-id", "", "ID of a dataset with sample output")
+	aliases(c, map[string]string{"cc": "cpu-cores", "gb": "memory-gb", "gc": "gpu-cores"})
+}
+
+// needed are the needs that were given.
+func (r *registration) needed() map[string]any {
+	needs := map[string]any{}
+	for k, v := range map[string]setting{"cpu": r.cpu, "memoryInGB": r.memory, "gpu": r.gpu} {
+		if v.given != nil {
+			needs[k] = v.given
+		}
+	}
+	return needs
 }
 
 func (r *registration) do(ctx context.Context, s *session) (any, error) {
@@ -168,13 +187,7 @@ func (r *registration) model() (map[string]any, error) {
 			body[k] = "aml://dataset/" + id
 		}
 	}
-	needs := map[string]any{}
-	for k, v := range map[string]setting{"cpu": r.cpu, "memoryInGB": r.memory, "gpu": r.gpu} {
-		if v.given != nil {
-			needs[k] = v.given
-		}
-	}
-	if len(needs) > 0 {
+	if needs := r.needed(); len(needs) > 0 {
 		body["resourceRequirements"] = needs
 	}
 	return body, nil
@@ -333,6 +346,139 @@ func findModel(ctx context.Context, s *session, ml *mlclient.Client, id, name, r
 		return nil, absent("ModelNotFound", "The workspace has no model from the run '%s'.", run)
 	}
 	return nil, absent("ModelNotFound", "The workspace has no model '%s'. Register it with: berth ml model register", name)
+}
+
+func newModelUpdate(e *cmd.Env) *cobra.Command {
+	return verb{
+		use: "update", short: "Change the description, tags, properties and needs of a model", table: modelTable,
+		example: "  berth ml model update -i mymodel:1 -g rg -w ws --add-tag stage=production --remove-tag stage-old\n  berth ml model update -i mymodel:1 -g rg -w ws -d 'The best one' --cc 1 --gb 2",
+		long:    "Change the description, tags, properties and needs of a model. Its files are what they are: others are\nanother version, by berth ml model register.",
+		flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
+			r := &registration{cpu: setting{kind: kindNumber}, memory: setting{kind: kindNumber}, gpu: setting{kind: kindCount}}
+			r.flags(e, c)
+			f := c.Flags()
+			id := f.StringP("model-id", "i", "", "ID of the model, name:version")
+			_ = c.MarkFlagRequired("model-id")
+			r.offer(e, c, "model-id", "/models", "id")
+			f.StringVarP(&r.description, "description", "d", "", "description")
+			f.StringArrayVar(&r.tags, "add-tag", nil, "tag to add, as key=value; may be repeated")
+			gone := f.StringArray("remove-tag", nil, "key of a tag to remove; may be repeated")
+			f.StringArrayVar(&r.properties, "add-property", nil, "property to add, as key=value; may be repeated")
+			r.needs(c)
+			return func(ctx context.Context, s *session) (any, error) {
+				if err := checkModelID("model-id", *id); err != nil {
+					return nil, err
+				}
+				changes, err := r.changes(*gone, f.Changed("description"))
+				if err != nil {
+					return nil, err
+				}
+				ml, err := r.open(ctx, s)
+				if err != nil {
+					return nil, err
+				}
+				at := ml.Models("/models/" + url.PathEscape(*id))
+				have, err := ml.Get(ctx, at, nil)
+				if err != nil {
+					return nil, err
+				}
+				res, err := ml.Do(ctx, http.MethodPatch, at, nil, changes(have))
+				if err != nil {
+					return nil, err
+				}
+				return shownModel(res.Body), nil
+			}
+		},
+	}.command(e)
+}
+
+// changes are what an update sends, which depends on the tags and the needs that the model has.
+func (r *registration) changes(gone []string, described bool) (func(have map[string]any) []change, error) {
+	added, err := pairs("add-tag", r.tags)
+	if err != nil {
+		return nil, err
+	}
+	properties, err := pairs("add-property", r.properties)
+	if err != nil {
+		return nil, err
+	}
+	var out []change
+	if described {
+		out = append(out, change{"replace", "/description", r.description})
+	}
+	for k, id := range map[string]string{"sampleInputData": r.input, "sampleOutputData": r.output} {
+		if id != "" {
+			out = append(out, change{"replace", "/" + k, "aml://dataset/" + id})
+		}
+	}
+	out = append(out, propertyChanges(properties)...)
+	needs := r.needed()
+	if len(out) == 0 && len(needs) == 0 && len(added) == 0 && len(gone) == 0 {
+		return nil, &cmd.UsageError{Err: errors.New("there is nothing to change. See: berth ml model update --help")}
+	}
+	return func(have map[string]any) []change {
+		list := out
+		if len(added) > 0 || len(gone) > 0 {
+			list = append(list, tagChange(have, added, gone))
+		}
+		if len(needs) > 0 {
+			all := map[string]any{}
+			if now, ok := have["resourceRequirements"].(map[string]any); ok {
+				maps.Copy(all, now)
+			}
+			maps.Copy(all, needs)
+			list = append(list, change{"replace", "/resourceRequirements", all})
+		}
+		return list
+	}, nil
+}
+
+func newModelDownload(e *cmd.Env) *cobra.Command {
+	return verb{
+		use: "download", short: "Download the files of a model", example: "  berth ml model download -i mymodel:1 -t model_folder -g rg -w ws",
+		long: "Download the files of a model into a folder, and print the path of the file or folder that was registered.\nWhat breaks off is gone on with, and nothing has its name before all of it is there.",
+		flags: func(c *cobra.Command) func(context.Context, *session) (any, error) {
+			var at place
+			at.flags(e, c)
+			f := c.Flags()
+			id := f.StringP("model-id", "i", "", "ID of the model, name:version")
+			dir := f.StringP("target-dir", "t", "", "folder to download to; it is made if it is not there")
+			overwrite := f.Bool("overwrite", false, "replace files that are there already")
+			_ = c.MarkFlagRequired("model-id")
+			_ = c.MarkFlagRequired("target-dir")
+			_ = c.MarkFlagDirname("target-dir")
+			at.offer(e, c, "model-id", "/models", "id")
+			return func(ctx context.Context, s *session) (any, error) {
+				if err := checkModelID("model-id", *id); err != nil {
+					return nil, err
+				}
+				ml, err := at.open(ctx, s)
+				if err != nil {
+					return nil, err
+				}
+				m, err := ml.Get(ctx, ml.Models("/models/"+url.PathEscape(*id)), nil)
+				if err != nil {
+					return nil, err
+				}
+				from, _ := m["url"].(string)
+				files, err := ml.Stored(ctx, strings.TrimPrefix(from, "aml://asset/"))
+				if err != nil {
+					return nil, fmt.Errorf("the model %s cannot be downloaded: %w", *id, err)
+				}
+				p := s.env.NewProgress("model download")
+				err = download(ctx, ml, p, files, *dir, *overwrite)
+				p.Done(err)
+				if errors.Is(err, fs.ErrExist) {
+					return nil, &cmd.UsageError{Err: fmt.Errorf("%w. Choose another --target-dir, or replace what is there with --overwrite", err)}
+				}
+				if err != nil {
+					return nil, err
+				}
+				base, _, _ := strings.Cut(files[0].Path, "/")
+				return filepath.Join(*dir, base), nil
+			}
+		},
+	}.command(e)
 }
 
 func newModelDelete(e *cmd.Env) *cobra.Command {

@@ -150,6 +150,30 @@ type change struct {
 	Value any    `json:"value"`
 }
 
+// tagChange replaces the tags that something has.
+func tagChange(have map[string]any, added map[string]string, gone []string) change {
+	tags := map[string]any{}
+	if now, ok := have["kvTags"].(map[string]any); ok {
+		maps.Copy(tags, now)
+	}
+	for _, k := range gone {
+		delete(tags, k)
+	}
+	for k, v := range added {
+		tags[k] = v
+	}
+	return change{"replace", "/kvTags", tags}
+}
+
+// propertyChanges add properties.
+func propertyChanges(properties map[string]string) []change {
+	var out []change
+	for _, k := range slices.Sorted(maps.Keys(properties)) {
+		out = append(out, change{"add", "/properties/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(k), properties[k]})
+	}
+	return out
+}
+
 // changes are what an update sends.
 func (d *deployment) changes(ctx context.Context, s *session, ml *mlclient.Client, p *cmd.Progress, gone []string, described bool) ([]change, error) {
 	given, err := d.given()
@@ -187,21 +211,9 @@ func (d *deployment) changes(ctx context.Context, s *session, ml *mlclient.Clien
 		out = append(out, change{"replace", "/description", d.description})
 	}
 	if len(added) > 0 || len(gone) > 0 {
-		tags := map[string]any{}
-		if have, ok := now["kvTags"].(map[string]any); ok {
-			maps.Copy(tags, have)
-		}
-		for _, k := range gone {
-			delete(tags, k)
-		}
-		for k, v := range added {
-			tags[k] = v
-		}
-		out = append(out, change{"replace", "/kvTags", tags})
+		out = append(out, tagChange(now, added, gone))
 	}
-	for _, k := range slices.Sorted(maps.Keys(properties)) {
-		out = append(out, change{"add", "/properties/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(k), properties[k]})
-	}
+	out = append(out, propertyChanges(properties)...)
 	switch {
 	case code:
 		if len(ids) == 0 { // the code is new, the models stay

@@ -114,6 +114,8 @@ func TestInference(t *testing.T) {
 		"two sources of packages":   {inference{source: src, entryScript: "score.py", conda: "conda.yml", envName: "e"}, "", "leave out"},
 		"two environments":          {inference{envName: "e"}, `{"entryScript": "score.py", "sourceDirectory": "SRC", "environment": {}}`, "leave one out"},
 		"a version of nothing":      {inference{source: src, entryScript: "score.py", envVersion: "1"}, "", "--environment-name"},
+		"a folder and a name":       {inference{source: src, entryScript: "score.py", envFolder: dir, envName: "e"}, "", "leave one out"},
+		"a folder without one":      {inference{source: src, entryScript: "score.py", envFolder: dir}, "", "azureml_environment.json"},
 		"another setting":           {inference{}, `{"entryScript": "score.py", "sourceDirectory": "SRC", "enableGpu": true}`, "no setting enableGpu"},
 		"a setting of another kind": {inference{}, `{"entryScript": 1}`, "entryScript is no text"},
 		"an environment's file":     {inference{}, `{"environment": "env.json"}`, "environment is no object"},
@@ -171,6 +173,39 @@ func TestInference_Environment(t *testing.T) {
 			}
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("the environment (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What azureml-core saved into a folder is the environment again.
+func TestInference_Folder(t *testing.T) {
+	t.Parallel()
+	packages := map[string]any{"dependencies": []any{map[string]any{"pip": []any{"numpy"}}}}
+	for name, tc := range map[string]struct {
+		files map[string]string
+		want  map[string]any
+	}{
+		"packages": {
+			map[string]string{"azureml_environment.json": `{"name": "e", "python": {"interpreterPath": "python"}}`, "conda_dependencies.yml": "dependencies: [{pip: [numpy]}]"},
+			map[string]any{"name": "e", "python": map[string]any{"interpreterPath": "python", "condaDependencies": packages}},
+		},
+		"a Dockerfile": {
+			map[string]string{"azureml_environment.json": `{"name": "e", "python": null}`, "BaseDockerfile": "FROM x"},
+			map[string]any{"name": "e", "python": nil, "docker": map[string]any{"baseDockerfile": "FROM x"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tc.files["score.py"] = ""
+			dir := files(t, tc.files)
+			i := inference{source: dir, entryScript: "score.py", envFolder: dir}
+			if asked, err := i.read(); err != nil || !asked {
+				t.Fatal(asked, err)
+			}
+			got, err := i.environment(t.Context(), nil, "svc")
+			if diff := cmp.Diff(tc.want, got); err != nil || diff != "" {
+				t.Errorf("the environment (-want +got, error %v):\n%s", err, diff)
 			}
 		})
 	}

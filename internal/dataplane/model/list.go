@@ -3,6 +3,7 @@ package model
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +16,9 @@ import (
 
 // filter is what a list of models is narrowed by.
 type filter struct {
-	Name, Tag, Tags, Properties, Framework, Description, RunID, DatasetID, OrderBy, SkipToken string
-	LatestVersionOnly                                                                         bool
-	Count, Offset                                                                             int
+	Name, Version, Tag, Tags, Properties, Framework, Description, RunID, DatasetID, OrderBy, SkipToken string
+	LatestVersionOnly                                                                                  bool
+	Count, Offset                                                                                      int
 }
 
 const (
@@ -27,9 +28,9 @@ const (
 
 func (s *Service) list(r *dataplane.Request) (*dataplane.Reply, error) {
 	f := filter{
-		Name: r.Param("name"), Tag: r.Param("tag"), Tags: r.Param("tags"), Properties: r.Param("properties"), Framework: r.Param("framework"),
+		Name: r.Param("name"), Version: r.Param("version"), Tag: r.Param("tag"), Tags: r.Param("tags"), Properties: r.Param("properties"), Framework: r.Param("framework"),
 		Description: r.Param("description"), RunID: r.Param("runId"), DatasetID: r.Param("datasetId"), OrderBy: r.Param("orderBy"),
-		SkipToken: r.Param("$skipToken"), LatestVersionOnly: strings.EqualFold(r.Param("latestVersionOnly"), "true"),
+		SkipToken: r.Param(dataplane.SkipToken), LatestVersionOnly: strings.EqualFold(r.Param("latestVersionOnly"), "true"),
 	}
 	var err error
 	if f.Count, err = r.Number("count", defaultCount, 1, maxCount); err != nil {
@@ -37,17 +38,6 @@ func (s *Service) list(r *dataplane.Request) (*dataplane.Reply, error) {
 	}
 	if f.Offset, err = r.Number("offset", 0, 0, 1<<30); err != nil {
 		return nil, err
-	}
-	return s.page(r, f)
-}
-
-func (s *Service) listByBody(r *dataplane.Request) (*dataplane.Reply, error) {
-	f := filter{Count: defaultCount}
-	if err := r.Decode(&f); err != nil {
-		return nil, err
-	}
-	if f.Count < 1 || f.Count > maxCount {
-		return nil, armerr.Field("count", "%d is not a number from 1 to %d.", f.Count, maxCount)
 	}
 	return s.page(r, f)
 }
@@ -73,7 +63,7 @@ func (s *Service) page(r *dataplane.Request, f filter) (*dataplane.Reply, error)
 	start := f.Offset
 	if f.SkipToken != "" {
 		if start, err = strconv.Atoi(f.SkipToken); err != nil || start < 0 {
-			return nil, armerr.Field("$skipToken", "it is not one that this list gave out.")
+			return nil, armerr.Field(dataplane.SkipToken, "it is not one that this list gave out.")
 		}
 	}
 	value, next, at := []any{}, "", 0
@@ -95,15 +85,7 @@ func (s *Service) page(r *dataplane.Request, f filter) (*dataplane.Reply, error)
 		}
 		value = append(value, w)
 	}
-	body := map[string]any{"value": value, "nextLink": nil, "continuationToken": nil}
-	if next != "" {
-		u := *r.URL
-		q := u.Query()
-		q.Set("$skipToken", next)
-		body["continuationToken"] = next
-		body["nextLink"] = "https://" + r.Host + dataplane.ModelManagement + r.Workspace.String() + "/models?" + q.Encode()
-	}
-	return dataplane.OK(body)
+	return dataplane.OK(r.Page("/models", value, next))
 }
 
 func (f *filter) matches(w map[string]any, latest map[string]int) bool {
@@ -121,7 +103,7 @@ func (f *filter) matches(w map[string]any, latest map[string]int) bool {
 	}
 	name, _ := w["name"].(string)
 	return is(f.Framework, "framework") && is(f.RunID, "runId") && is(f.Description, "description") &&
-		dataplane.Matches(tags, f.Tag) && dataplane.Matches(tags, f.Tags) && dataplane.Matches(properties, f.Properties) &&
+		(f.Version == "" || f.Version == fmt.Sprint(w["version"])) && dataplane.Matches(tags, f.Tag) && dataplane.Matches(tags, f.Tags) && dataplane.Matches(properties, f.Properties) &&
 		(!f.LatestVersionOnly || latest[strings.ToLower(name)] == w["version"])
 }
 

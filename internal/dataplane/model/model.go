@@ -5,6 +5,8 @@ package model
 import (
 	"encoding/json"
 	"errors"
+	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -104,7 +106,7 @@ func (s *Service) Register(srv *dataplane.Server) {
 	at("GET", "/assets/{id}", dataplane.Read, s.getAsset)
 	at("POST", "/models", dataplane.Write, s.register)
 	at("GET", "/models", dataplane.Read, s.list)
-	at("POST", "/models/list", dataplane.Read, s.listByBody)
+	at("POST", "/models/list", dataplane.Read, dataplane.ByBody(s.list))
 	at("GET", "/models/{id}", dataplane.Read, s.get)
 	at("PATCH", "/models/{id}", dataplane.Write, s.patch)
 	at("DELETE", "/models/{id}", dataplane.Delete, s.remove)
@@ -162,11 +164,14 @@ func document(body map[string]any) map[string]any {
 		}
 		delete(body, "kvTags")
 	}
-	for _, k := range []string{"id", "createdTime", "modifiedTime", "createdBy", "derivedModelIds", "etag"} {
+	for _, k := range said {
 		delete(body, k)
 	}
 	return doc
 }
+
+// said are the fields that only Berth says. Clients send them back with the rest.
+var said = []string{"id", "createdTime", "modifiedTime", "createdBy", "derivedModelIds", "etag"}
 
 func reply(body map[string]any, err error) (*dataplane.Reply, error) {
 	if err != nil {
@@ -221,20 +226,52 @@ func (s *Service) get(r *dataplane.Request) (*dataplane.Reply, error) {
 	return s.show(r, Models, r.PathValue("id"), Wire)
 }
 
+// listAssets shows the assets that match the filters, in the order of their IDs: it stays when others come.
 func (s *Service) listAssets(r *dataplane.Request) (*dataplane.Reply, error) {
-	value := []any{}
-	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
+	count, err := r.Number("count", defaultCount, 1, maxCount)
+	if err != nil {
+		return nil, err
+	}
+	value, next := []any{}, ""
+	err = s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
 		rows, _, err := tx.Resources(store.Query{Parent: r.Workspace.Key(), Type: strings.ToLower(Assets)})
-		for _, row := range rows {
-			w, werr := assetWire(row)
-			err = errors.Join(err, werr)
-			if name := r.Param("name"); name == "" || w["name"] == name {
-				value = append(value, w)
-			}
+		if err != nil {
+			return err
 		}
-		return err
+		slices.SortFunc(rows, func(a, b *store.Resource) int { return strings.Compare(a.Key, b.Key) })
+		value, next = value[:0], ""
+		for _, row := range rows {
+			w, err := assetWire(row)
+			if err != nil {
+				return err
+			}
+			id := w["id"].(string)
+			if id < r.Param(dataplane.SkipToken) || !assetMatches(r, w) {
+				continue
+			}
+			if len(value) == count {
+				next = id
+				return nil
+			}
+			value = append(value, w)
+		}
+		return nil
 	})
-	return &dataplane.Reply{Body: map[string]any{"value": value, "nextLink": nil, "continuationToken": nil}}, err
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.OK(r.Page("/assets", value, next))
+}
+
+func assetMatches(r *dataplane.Request, w map[string]any) bool {
+	for parameter, field := range map[string]string{"name": "name", "runId": "runid", "type": "type"} {
+		if v := r.Param(parameter); v != "" && v != w[field] {
+			return false
+		}
+	}
+	tags, _ := w["kvTags"].(map[string]string)
+	properties, _ := w["properties"].(map[string]string)
+	return dataplane.Matches(tags, r.Param("tag")) && dataplane.Matches(tags, r.Param("tags")) && dataplane.Matches(properties, r.Param("properties"))
 }
 
 // register makes the next version of a model.
@@ -321,17 +358,17 @@ func Wire(row *store.Resource) (map[string]any, error) {
 	}, nil
 }
 
-// fixed are the fields that make a model the version that it is.
-var fixed = []string{"id", "name", "version", "url", "createdTime", "modifiedTime", "createdBy"}
+// fixed are the fields that make a model the version that it is, and those that only Berth says.
+var fixed = append([]string{"name", "version", "url"}, said...)
 
-// patch changes what of a model may change: tags, properties, description, sample data.
+// patch changes what of a model may change: tags, description, sample data, and properties that are not there yet.
 func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 	patch, err := r.ReadPatch()
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range patch.Paths() {
-		if field := strings.Split(p, "/")[1]; slices.Contains(fixed, field) {
+		if field := strings.Split(p, "/")[1]; slices.ContainsFunc(fixed, func(f string) bool { return strings.EqualFold(f, field) }) {
 			return nil, armerr.Field(field, "the field of a model cannot change. Register another version.")
 		}
 	}
@@ -349,6 +386,18 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 		if err != nil {
 			return err
 		}
+		old, _ := before["properties"].(map[string]string)
+		now, _ := after["properties"].(map[string]any)
+		for _, k := range slices.Sorted(maps.Keys(old)) {
+			if now[k] != old[k] {
+				return armerr.Field("properties."+k, "a property of a model does not change once it is there. Add another, or use a tag.")
+			}
+		}
+		if patch.Adds("/datasets") {
+			if err := keepDatasets(have, after); err != nil {
+				return err
+			}
+		}
 		row, err = s.write(r, tx, Models, armid.MustParse(have.ID).Name(), document(after))
 		return err
 	})
@@ -356,6 +405,32 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 		return nil, err
 	}
 	return reply(Wire(row))
+}
+
+// keepDatasets adds the references to data sets that a model has to those that are added to them:
+// Model.add_dataset_references sends the new ones alone.
+func keepDatasets(have *store.Resource, after map[string]any) error {
+	doc, err := resource.ReadDocument[Model](have)
+	if err != nil {
+		return err
+	}
+	var old []any
+	if len(doc.Properties.Datasets) > 0 {
+		if err := dataplane.Unmarshal(doc.Properties.Datasets, &old); err != nil {
+			return err
+		}
+	}
+	added, ok := after["datasets"].([]any)
+	if !ok {
+		return armerr.Field("datasets", "it is a list of objects with name and id.")
+	}
+	for _, d := range added {
+		if !slices.ContainsFunc(old, func(o any) bool { return reflect.DeepEqual(o, d) }) {
+			old = append(old, d)
+		}
+	}
+	after["datasets"] = old
+	return nil
 }
 
 // remove deletes a model that no web service has.

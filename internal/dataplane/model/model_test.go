@@ -217,6 +217,7 @@ func TestList(t *testing.T) {
 		"runId=run_1":                   {"b:1"},
 		"RunID=run_1":                   {"b:1"},
 		"description=the%20best":        {"b:1"},
+		"name=a&version=2":              {"a:2"},
 		"datasetId=ds-1":                {"a:3"},
 		"datasetId=ds":                  {},
 		"framework=onnx&tag=k":          {"a:1"},
@@ -227,8 +228,8 @@ func TestList(t *testing.T) {
 		"offset=9":                      {},
 	} {
 		r := s.Want(200, "GET", mms, "/models?"+query, "")
-		if diff := cmp.Diff(want, r.Strings("id")); diff != "" || r.At("nextLink") != nil || r.At("continuationToken") != nil {
-			t.Errorf("%q (-want +got):\n%s%v", query, diff, r.At("nextLink"))
+		if diff := cmp.Diff(want, r.Strings("id")); diff != "" || len(r.Body) != 1 { // neither link nor token
+			t.Errorf("%q (-want +got):\n%s%s", query, diff, r.Raw)
 		}
 		for size := 1; size <= len(want); size++ { // by the link, as azureml-core, and by the token
 			for how, next := range map[string]func(r dataplanetest.Reply) string{
@@ -261,6 +262,21 @@ func TestList(t *testing.T) {
 	if r := s.As(dataplanetest.Reader).Want(200, "POST", mms, "/models/list", `{"name":"a","latestVersionOnly":true,"count":5}`); !slices.Equal(r.Strings("id"), []string{"a:3"}) {
 		t.Errorf("by body: %s", r.Raw)
 	}
+	var byPost []string
+	for body := `{"name":"a","skipToken":null,"count":2}`; body != ""; {
+		r := s.Want(200, "POST", mms, "/models/list", body)
+		byPost, body = append(byPost, r.Strings("id")...), ""
+		if next := r.At("nextRequest"); next != nil {
+			data, err := json.Marshal(next)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body = string(data)
+		}
+	}
+	if want := []string{"a:3", "a:2", "a:1"}; !slices.Equal(byPost, want) {
+		t.Errorf("page by page by body: %q, want %q", byPost, want)
+	}
 	for query, target := range map[string]string{"count=0": "count", "count=1001": "count", "count=x": "count", "offset=-1": "offset", "orderBy=Name": "orderBy", "$skipToken=x": "$skipToken", "$skipToken=-1": "$skipToken"} {
 		if r := s.Refused(400, "InvalidParameter", "GET", mms, "/models?"+query, ""); r.At("error.target") != target {
 			t.Errorf("%s: %s", query, r.Raw)
@@ -280,6 +296,8 @@ func TestPatch(t *testing.T) {
 	}{
 		{`[{"op":"replace","path":"/kvTags","value":{"b":"2"}}]`, "kvTags", map[string]any{"b": "2"}},
 		{`[{"op":"add","path":"/kvTags/c","value":"3"}]`, "kvTags", map[string]any{"b": "2", "c": "3"}},
+		{`[{"op":"add","path":"/kvTags/a~1b?","value":"` + strings.Repeat("4", 300) + `"}]`, "kvTags", map[string]any{"b": "2", "c": "3", "a/b?": strings.Repeat("4", 300)}}, // Resource Manager would refuse it
+		{`[{"op":"remove","path":"/kvTags/a~1b?"}]`, "kvTags", map[string]any{"b": "2", "c": "3"}},
 		{`[{"op":"remove","path":"/kvTags/b"}]`, "kvTags", map[string]any{"c": "3"}},
 		{`[{"op":"replace","path":"/kvTags","value":{}}]`, "kvTags", nil},
 		{`[{"op":"add","path":"/properties","value":{"p":"1"}}]`, "properties", map[string]any{"p": "1"}},
@@ -287,6 +305,9 @@ func TestPatch(t *testing.T) {
 		{`[{"op":"replace","path":"/sampleInputData","value":"aml://dataset/1"}]`, "sampleInputData", "aml://dataset/1"},
 		{`[{"op":"replace","path":"/resourceRequirements","value":{"cpu":1}}]`, "resourceRequirements", map[string]any{"cpu": 1.0}},
 		{`[{"op":"add","path":"/datasets","value":[{"name":"n","id":"i"}]}]`, "datasets", []any{map[string]any{"name": "n", "id": "i"}}},
+		{`[{"op":"add","path":"/datasets","value":[{"name":"n","id":"i"},{"name":"m","id":"j"}]}]`, "datasets", []any{map[string]any{"name": "n", "id": "i"}, map[string]any{"name": "m", "id": "j"}}},
+		{`[{"op":"add","path":"/datasets","value":[{"name":"m","id":"k"}]}]`, "datasets", []any{map[string]any{"name": "n", "id": "i"}, map[string]any{"name": "m", "id": "j"}, map[string]any{"name": "m", "id": "k"}}},
+		{`[{"op":"replace","path":"/datasets","value":[{"name":"m","id":"k"}]}]`, "datasets", []any{map[string]any{"name": "m", "id": "k"}}},
 		{`[]`, "description", "d"},
 	} {
 		r := s.Want(200, "PATCH", mms, "/models/m:1", tt.patch)
@@ -312,8 +333,14 @@ func TestPatch(t *testing.T) {
 		"another version":  {"InvalidParameter", `[{"op":"replace","path":"/version","value":2}]`, "version", "Register another version"},
 		"another content":  {"InvalidParameter", `[{"op":"replace","path":"/url","value":"aml://asset/x"}]`, "url", "Register another version"},
 		"moving the name":  {"InvalidParameter", `[{"op":"move","from":"/name","path":"/description"}]`, "name", "Register another version"},
+		"what Berth says":  {"InvalidParameter", `[{"op":"add","path":"/derivedModelIds","value":["x:1"]}]`, "derivedModelIds", "cannot change"},
+		"its etag":         {"InvalidParameter", `[{"op":"add","path":"/ETag","value":"x"}]`, "ETag", "cannot change"},
+		"a property":       {"InvalidParameter", `[{"op":"replace","path":"/properties/p","value":"2"}]`, "properties.p", "Add another"},
+		"all properties":   {"InvalidParameter", `[{"op":"add","path":"/properties","value":{"q":"1"}}]`, "properties.p", "Add another"},
+		"no properties":    {"InvalidParameter", `[{"op":"remove","path":"/properties"}]`, "properties.p", "Add another"},
 		"an unknown field": {"InvalidParameter", `[{"op":"add","path":"/colour","value":"red"}]`, "colour", "colour"},
 		"a wrong kind":     {"InvalidParameter", `[{"op":"replace","path":"/description","value":{}}]`, "description", "string"},
+		"datasets' kind":   {"InvalidParameter", `[{"op":"add","path":"/datasets","value":"x"}]`, "datasets", "a list"},
 		"a tag's kind":     {"InvalidParameter", `[{"op":"add","path":"/kvTags/a","value":[1]}]`, "tags.a", "string"},
 		"what is not":      {"BadRequest", `[{"op":"remove","path":"/kvTags/none"}]`, "", "/kvTags/none"},
 		"no patch":         {"InvalidRequestContent", `{"description":"x"}`, "", "JSON"},
@@ -381,4 +408,35 @@ func TestDelete(t *testing.T) {
 	s.Want(200, "DELETE", mms, "/models/m:1", "")
 	s.Refused(404, "ModelNotFound", "GET", mms, "/models/m:1", "")
 	s.Want(204, "DELETE", mms, "/models/m:1", "")
+}
+
+// Assets are found by what they were made with, page by page.
+func TestAssets(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	ids := map[string]string{}
+	for name, more := range map[string]string{
+		"a": `"runid":"run_1","type":"t","kvTags":{"k":"1"},"properties":{"p":"1"}`, "b": `"runid":"run_1","kvTags":{"k":"2"}`, "c": `"properties":{"p":"2"}`,
+	} {
+		id, _ := s.Want(200, "POST", mms, "/assets", fmt.Sprintf(`{"name":%q,"artifacts":[{"id":"LocalUpload/1/x"}],%s}`, name, more)).At("id").(string)
+		ids[name] = id
+	}
+	for query, names := range map[string]string{
+		"": "a b c", "name=b": "b", "runId=run_1": "a b", "runId=run_2": "", "type=t": "a", "tag=k": "a b", "tags=k%3D2": "b", "properties=p": "a c", "properties=p%3D1": "a", "runId=run_1&properties=p": "a",
+	} {
+		var want []string
+		for name := range strings.FieldsSeq(names) {
+			want = append(want, ids[name])
+		}
+		slices.Sort(want)
+		var got []string
+		for at := "/assets?count=1&" + query; at != ""; {
+			r := s.Want(200, "GET", mms, at, "")
+			got = append(got, r.Strings("id")...)
+			at, _ = r.At("nextLink").(string)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", query, got, want)
+		}
+	}
 }

@@ -162,8 +162,25 @@ func checkNames(d *resource.Draft[WebService]) error {
 	return nil
 }
 
+// ownless are the fields that versions have and their endpoint has not, with whether one has it for itself.
+func (v *Version) ownless() map[string]bool {
+	return map[string]bool{
+		"environmentImageRequest": v.Image != nil, "numReplicas": v.NumReplicas != nil, "autoScaler": v.AutoScaler != nil, "containerResourceRequirements": v.Resources != nil,
+		"dataCollection": v.DataCollection != nil, "maxConcurrentRequestsPerContainer": v.MaxConcurrent != nil, "maxQueueWaitMs": v.MaxQueueWaitMS != nil, "scoringTimeoutMs": v.ScoringTimeoutMS != nil,
+		"livenessProbeRequirements": v.Liveness != nil, "storageInitEnabled": v.StorageInit != nil, "trafficPercentile": v.TrafficPercentile != nil, "isDefault": v.IsDefault != nil, "type": v.VersionType != "",
+	}
+}
+
 func (s *Service) admitVersions(d *resource.Draft[WebService]) {
 	w := &d.New.Properties
+	if d.Creating() || d.Old.Properties.ComputeType == kindEndpoint {
+		own := w.Version.ownless()
+		for _, field := range slices.Sorted(maps.Keys(own)) {
+			if own[field] {
+				d.Fail(field, "an endpoint has no %s of its own; its versions have. Set it at versions.{version}.%s.", field, field)
+			}
+		}
+	}
 	if len(w.Versions) == 0 && d.Creating() {
 		d.Fail("versions", "an endpoint begins with one version.")
 	}
@@ -228,6 +245,8 @@ func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) {
 		return
 	}
 	switch {
+	case len(v.Image.Assets) > 0 && (len(v.Image.Environment) == 0 || string(v.Image.Environment) == "null"):
+		d.Fail(at+"environmentImageRequest.environment", "the field is required with an entry script. Give InferenceConfig an environment: Berth has no default one.")
 	case len(v.Image.Assets) > 0:
 	case len(v.Image.ModelIDs) == 0:
 		d.Fail(at+"environmentImageRequest.modelIds", "there is nothing to run: name models, or give an entry script.")

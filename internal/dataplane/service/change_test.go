@@ -75,8 +75,18 @@ func TestPatchRefused(t *testing.T) {
 		{[]any{"/aadAuthEnabled", true}, []string{"aadAuthEnabled", "exclude each other"}},
 		{[]any{"/containerResourceRequirements/cpuLimit", 0.05}, []string{"containerResourceRequirements.cpuLimit"}},
 		{[]any{"/versions/v2", version(nil)}, []string{"versions", "AksEndpoint"}},
+		{[]any{"/colour", "red"}, []string{"colour", "no such field"}},
+		{[]any{"/environmentImageRequest/environment", nil}, []string{"environmentImageRequest.environment", "InferenceConfig"}},
 	} {
 		s.Refused(400, "InvalidParameter", "PATCH", mms, "/services/iris", s.patchBody(tt.ops...), tt.texts...)
+	}
+	// Clients send these back with what they read; alone they would be accepted and lost.
+	for _, field := range []string{
+		"name", "Name", "overwrite", "location", "id", "createdTime", "updatedTime", "createdBy", "operationId", "error", "models", "deploymentStatus", "swaggerUri", "scoringUri", "state", "State", "deployed",
+		"provisioningState", "modelConfigMap", "imageDetails", "imageDigest", "environmentDetails", "registryAccess",
+	} {
+		s.Refused(400, "InvalidParameter", "PATCH", mms, "/services/iris", s.patchBody("/"+field, "x"), field, "cannot be changed")
+		s.Refused(400, "InvalidParameter", "PATCH", mms, "/services/iris", s.patchBody("/"+field+"/x", "x"), field, "cannot be changed")
 	}
 	s.Refused(400, "PropertyChangeNotAllowed", "PATCH", mms, "/services/iris", s.patchBody("/computeType", "AKSENDPOINT"), "computeType")
 	s.Refused(400, "NotSupported", "PATCH", mms, "/services/iris", s.patchBody("/namespace", "mine"), "namespace")
@@ -143,6 +153,90 @@ func TestEndpoint_D2(t *testing.T) {
 	if got := len(s.deployments()); got != route.MaxVersions {
 		t.Errorf("the cluster runs %d versions, want %d", got, route.MaxVersions)
 	}
+}
+
+// What azureml-core's update_version changes of a version is done for that version, and stays with it.
+func TestPatchVersion(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.deploy(endpoint("pair", object{"v1": version(object{"kvTags": object{"t": "1"}, "properties": object{"p": "1"}, "description": "first"})}))
+	s.update("pair", "/versions/v2", version(object{"kvTags": object{"t": "2"}, "isDefault": false}))
+	if r := s.get("pair"); r.At("versions.v1.kvTags.t") != "1" || r.At("versions.v2.kvTags.t") != "2" || r.At("versions.v1.properties.p") != "1" || r.At("versions.v1.description") != "first" {
+		t.Errorf("the versions were made as %s", r.Raw)
+	}
+	for _, tt := range []struct {
+		ops  []any
+		want map[string]any
+	}{
+		{[]any{"/versions/v2/tags", object{"u": "3"}}, map[string]any{"kvTags.t": nil, "kvTags.u": "3"}},
+		{[]any{"/versions/v2/kvTags/w", "4"}, map[string]any{"kvTags.u": "3", "kvTags.w": "4"}},
+		{[]any{"/versions/v2/kvTags", object{}}, map[string]any{"kvTags.u": nil, "kvTags.w": nil}},
+		{[]any{"/versions/v2/description", "second", "/versions/v2/scoringTimeoutMs", 1234}, map[string]any{"description": "second", "scoringTimeoutMs": 1234.0}},
+		{[]any{"/versions/v2/maxConcurrentRequestsPerContainer", 3, "/versions/v2/maxQueueWaitMs", 77}, map[string]any{"maxConcurrentRequestsPerContainer": 3.0, "maxQueueWaitMs": 77.0}},
+		{[]any{"/versions/v2/containerResourceRequirements/cpu", 0.3, "/versions/v2/containerResourceRequirements/cpuLimit", 0.4}, map[string]any{"containerResourceRequirements.cpu": 0.3, "containerResourceRequirements.cpuLimit": 0.4}},
+		{[]any{"/versions/v2/containerResourceRequirements/memoryInGB", 1, "/versions/v2/containerResourceRequirements/memoryInGBLimit", 2, "/versions/v2/containerResourceRequirements/gpu", 1}, map[string]any{"containerResourceRequirements.memoryInGB": 1.0, "containerResourceRequirements.memoryInGBLimit": 2.0, "containerResourceRequirements.gpu": 1.0}},
+		{[]any{"/versions/v2/livenessProbeRequirements/periodSeconds", 1, "/versions/v2/livenessProbeRequirements/initialDelaySeconds", 2, "/versions/v2/livenessProbeRequirements/timeoutSeconds", 3, "/versions/v2/livenessProbeRequirements/failureThreshold", 4}, map[string]any{"livenessProbeRequirements.periodSeconds": 1.0, "livenessProbeRequirements.initialDelaySeconds": 2.0, "livenessProbeRequirements.timeoutSeconds": 3.0, "livenessProbeRequirements.failureThreshold": 4.0}},
+		{[]any{"/versions/v2/autoScaler/autoscaleEnabled", true, "/versions/v2/autoScaler/minReplicas", 2, "/versions/v2/autoScaler/maxReplicas", 4, "/versions/v2/autoScaler/refreshPeriodInSeconds", 5, "/versions/v2/autoScaler/targetUtilization", 60}, map[string]any{"autoScaler.minReplicas": 2.0, "autoScaler.maxReplicas": 4.0, "autoScaler.refreshPeriodInSeconds": 5.0, "autoScaler.targetUtilization": 60.0, "numReplicas": nil}},
+		{[]any{"/versions/v1/isDefault", false, "/versions/v2/isDefault", true, "/versions/v1/type", "Treatment", "/versions/v2/type", "Control"}, map[string]any{"isDefault": true, "type": "Control"}},
+		{[]any{"/versions/v1/trafficPercentile", 10, "/versions/v2/trafficPercentile", 30}, map[string]any{"trafficPercentile": 30.0}},
+	} {
+		s.update("pair", tt.ops...)
+		r := s.get("pair")
+		for path, want := range tt.want {
+			if got := r.At("versions.v2." + path); got != want {
+				t.Errorf("after %v %s is %v, want %v", tt.ops, path, got, want)
+			}
+		}
+		if r.At("versions.v1.kvTags.t") != "1" || r.At("versions.v1.scoringTimeoutMs") != 60000.0 {
+			t.Errorf("after %v the other version is another: %s", tt.ops, r.Raw)
+		}
+	}
+}
+
+// Of a version's fields none is accepted and lost: not what names it, not what its endpoint has for all versions, and
+// not what an endpoint would have for itself.
+func TestPatchVersionRefused(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.deploy(endpoint("pair", object{"v1": version(nil)}))
+	before := s.get("pair").Raw
+	refused := func(code string, ops []any, texts ...string) {
+		t.Helper()
+		s.Refused(400, code, "PATCH", mms, "/services/pair", s.patchBody(ops...), texts...)
+	}
+	for _, field := range []string{"name", "id", "state", "scoringUri", "models", "deploymentStatus", "location"} {
+		refused("InvalidParameter", []any{"/versions/v1/" + field, "x"}, "versions.v1."+field, "cannot be changed")
+	}
+	for _, field := range []string{"computeType", "computeName", "namespace", "keys", "authEnabled", "AadAuthEnabled", "versions", "deploymentType"} {
+		refused("InvalidParameter", []any{"/versions/v1/" + field, "x"}, "versions.v1."+field, "all its versions together", "/"+field)
+	}
+	for path, spelled := range map[string]string{"/Versions/v1/description": "versions", "/KvTags": "kvTags", "/versions/v1/TAGS": "tags"} {
+		refused("InvalidParameter", []any{path, object{}}, "spelled "+spelled)
+	}
+	refused("InvalidParameter", []any{"/versions/v1/colour", "x"}, "versions.v1.colour", "no such field")
+	for field, value := range map[string]any{
+		"numReplicas": 2, "autoScaler": object{"maxReplicas": 2}, "containerResourceRequirements": object{"cpu": 1}, "environmentImageRequest": imageRequest(nil), "maxQueueWaitMs": 1, "scoringTimeoutMs": 1,
+		"maxConcurrentRequestsPerContainer": 1, "livenessProbeRequirements": object{"periodSeconds": 1}, "storageInitEnabled": true, "trafficPercentile": 1, "isDefault": true, "type": "Control", "dataCollection": object{"storageEnabled": false},
+	} {
+		refused("InvalidParameter", []any{"/" + field, value}, field+": an endpoint has no", "versions.{version}."+field)
+	}
+	for field, value := range map[string]any{
+		"name": "other", "computeType": "ACI", "computeName": "other", "namespace": "mine", "keys": object{"primaryKey": "k"}, "authEnabled": false, "aadAuthEnabled": true, "versions": object{}, "deploymentType": "Batch",
+	} {
+		refused("InvalidParameter", []any{"/versions/v2", version(object{"isDefault": false, field: value})}, "versions.v2."+field)
+	}
+	if after := s.get("pair").Raw; after != before {
+		t.Errorf("what was refused left %s", after)
+	}
+	// What was read can be written back.
+	s.ended(operationOf(s.Want(202, "PUT", mms, "/services", before)), "Running")
+	s.pass()
+	s.serve()
+	if after := s.is("pair", "Healthy"); after.At("versions.v1.numReplicas") != 1.0 || after.At("versions.v1.isDefault") != true {
+		t.Errorf("written back, it is %s", after.Raw)
+	}
+	// What agrees is taken: azureml-core sends it.
+	s.update("pair", "/versions/v2", version(object{"isDefault": false, "name": "v2", "computeName": "AKS", "keys": object{"primaryKey": nil, "secondaryKey": nil}, "authEnabled": true}))
 }
 
 // The route of an endpoint is written when it changes, and not at every look.
@@ -217,8 +311,28 @@ func TestList(t *testing.T) {
 		name, _, _ := strings.Cut(query, "=")
 		s.Refused(400, "InvalidParameter", "GET", mms, "/services?"+query, "", name)
 	}
+	// The same by POST, with the filters in the body, page by page.
+	body, byPost := `{"count":1,"tag":"team","computeType":null}`, []string(nil)
+	for body != "" {
+		r := s.As("reader").Want(200, "POST", mms, "/services/list", body)
+		byPost = append(byPost, r.Strings("name")...)
+		body = ""
+		if next := r.At("nextRequest"); next != nil {
+			body = text(next)
+			if at, _ := r.At("nextLink").(string); !strings.HasSuffix(at, "/services/list") {
+				t.Errorf("the next page is at %q", at)
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"first", "second"}, byPost); diff != "" {
+		t.Errorf("by POST (-want +got):\n%s", diff)
+	}
+	if all := s.Want(200, "POST", mms, "/services/list", "").Strings("name"); len(all) != 3 {
+		t.Errorf("without filters by POST: %v", all)
+	}
+	s.Refused(400, "InvalidParameter", "POST", mms, "/services/list", `{"tags":["team"]}`, "tags", "a filter is")
 	r := s.Want(200, "GET", mms, "/services?count=2&tag=team&expand=true", "")
-	if _, ok := r.Body["nextLink"]; ok || r.At("value.0.models.0.id") != "iris:1" {
+	if _, ok := r.Body["nextLink"]; ok || r.Body["continuationToken"] != nil || r.At("value.0.models.0.id") != "iris:1" {
 		t.Errorf("the only page is %s", r.Raw)
 	}
 	var all []string
@@ -297,7 +411,7 @@ func TestTokens(t *testing.T) {
 	s.deploy(deployment("rose", object{"maxQueueWaitMs": 1, "aadAuthEnabled": true, "authEnabled": false}))
 	token := func(service string) string {
 		t.Helper()
-		r := s.As("reader").Want(200, "POST", mms, "/services/"+service+"/token", "")
+		r := s.As("reader").Want(200, "POST", mms, "/services/"+service+"/token", "") // with the right to read the workspace
 		refresh, _ := r.At("refreshAfter").(float64)
 		expiry, _ := r.At("expiryOn").(float64)
 		if now := float64(s.Now().Unix()); r.At("tokenType") != "Bearer" || refresh <= now || expiry <= refresh {

@@ -147,6 +147,10 @@ func TestRefused(t *testing.T) {
 		{"model", 400, "InvalidParameter", deployment("new", object{"environmentImageRequest": imageRequest(object{"modelIds": []string{"iris:7"}})}), []string{"environmentImageRequest.modelIds.0", "iris:7", "Model.list"}},
 		{"nothing to run", 400, "InvalidParameter", deployment("new", object{"environmentImageRequest": object{}}), []string{"modelIds", "nothing to run"}},
 		{"no image request", 400, "InvalidParameter", deployment("new", object{"environmentImageRequest": nil}), []string{"environmentImageRequest", "required"}},
+		{"no environment", 400, "InvalidParameter", deployment("new", object{"environmentImageRequest": imageRequest(object{"environment": nil})}), []string{"environmentImageRequest.environment", "InferenceConfig"}},
+		{"elsewhere", 400, "InvalidParameter", deployment("new", object{"location": "eastus"}), []string{"location", "where its compute is"}},
+		{"an endpoint's own replicas", 400, "InvalidParameter", with(endpoint("new", object{"v1": version(nil)}), object{"numReplicas": 1}), []string{"numReplicas", "its versions have"}},
+		{"a version elsewhere", 400, "InvalidParameter", endpoint("new", object{"v1": version(object{"computeName": "other"})}), []string{"versions.v1.computeName", "something else"}},
 		{"replicas and autoscaler", 400, "InvalidParameter", deployment("new", object{"autoScaler": object{"autoscaleEnabled": true}}), []string{"numReplicas", "Leave one of the two out"}},
 		{"bounds", 400, "InvalidParameter", deployment("new", object{"numReplicas": nil, "autoScaler": object{"autoscaleEnabled": true, "minReplicas": 5, "maxReplicas": 2}}), []string{"autoScaler.minReplicas", "5", "2"}},
 		{"cpu", 400, "InvalidParameter", deployment("new", object{"containerResourceRequirements": object{"cpu": 2, "cpuLimit": 1}}), []string{"containerResourceRequirements.cpuLimit", "1 is less than cpu, 2"}},
@@ -189,6 +193,7 @@ func TestValidate(t *testing.T) {
 	for _, tt := range []struct{ path, body, want string }{
 		{"/services/validate/name/new", "", ""},
 		{"/services/validate/name/No", "", "lower-case"},
+		{"/services/validate/name/taken", "", "overwrite=True"},
 		{"/services/validate/resource", text(good), ""},
 		{"/services/validate/resource", text(bad), "Compute Resource nowhere doesn't exist"},
 		{"/services/validate/resource", text(deployment("taken", nil)), "overwrite=True"},
@@ -251,6 +256,8 @@ func TestCallers(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.deploy(deployment("iris", nil))
+	s.As("stranger").Refused(403, "AuthorizationFailed", "POST", mms, "/services/iris/token", "", "'Microsoft.MachineLearningServices/workspaces/read'")
+	s.As("reader").Refused(403, "AuthorizationFailed", "POST", mms, "/services/iris/listkeys", "", "'Microsoft.MachineLearningServices/workspaces/services/aks/listkeys/action'")
 	for _, tt := range []struct {
 		caller, method, path, body string
 		status                     int
@@ -264,6 +271,20 @@ func TestCallers(t *testing.T) {
 	} {
 		if r := s.As(tt.caller).Do(tt.method, mms, tt.path, tt.body); r.Status != tt.status {
 			t.Errorf("%q: %s %s is answered with %d, want %d: %s", tt.caller, tt.method, tt.path, r.Status, tt.status, r.Raw)
+		}
+	}
+}
+
+// What there was before environments is not there: lists are empty, and making one is refused with what to do instead.
+func TestImagesPackagesProfiles(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for noun, call := range map[string]string{"images": "deploy_from_image", "packages": "Model.package", "profiles": "Model.profile"} {
+		s.Refused(400, "NotSupported", "POST", mms, "/"+noun, `{"name":"x"}`, call)
+		s.Refused(404, "ResourceNotFound", "GET", mms, "/"+noun+"/x:1", "", call)
+		r := s.As("reader").Want(200, "GET", mms, "/"+noun+"?expand=true", "")
+		if _, more := r.Body["nextLink"]; more || len(r.Strings("id")) > 0 {
+			t.Errorf("%s are %s", noun, r.Raw)
 		}
 	}
 }

@@ -1,10 +1,12 @@
 package service
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -25,18 +27,23 @@ func (s *Service) Register(srv *dataplane.Server) {
 	at("POST", "/services", dataplane.Write, s.create)
 	at("PUT", "/services", dataplane.Write, s.put)
 	at("GET", "/services", dataplane.Read, s.list)
+	at("POST", "/services/list", dataplane.Read, dataplane.ByBody(s.list))
 	at("GET", "/services/{name}", dataplane.Read, s.get)
 	at("PATCH", "/services/{name}", dataplane.Write, s.patch)
 	at("DELETE", "/services/{name}", dataplane.Delete, s.remove)
-	at("POST", "/services/{name}/listkeys", dataplane.Write, s.listKeys)
 	at("POST", "/services/{name}/regenerateKeys", dataplane.Write, s.regenerateKeys)
-	at("POST", "/services/{name}/token", dataplane.Read, s.getToken)
 	at("GET", "/services/{name}/logs", dataplane.Read, s.logs)
 	at("POST", "/services/validate/name/{name}", dataplane.Read, s.validateName)
 	at("POST", "/services/validate", dataplane.Read, s.validate)
 	at("POST", "/services/validate/resource", dataplane.Read, s.validateCreate)
 	at("POST", "/services/migrate", dataplane.Write, migrate)
 	at("GET", "/operations/{id}", dataplane.Read, s.operation)
+	// Azure's table of permissions has scoring with keys take this action, which Readers lack, and scoring with tokens
+	// the right to read the workspace. A key is for everybody who has it, and does not end; a token is for its one
+	// caller and web service, and ends within a day.
+	srv.Handle("POST", dataplane.ModelManagement, "/services/{name}/listkeys", noun+"/aks", "listkeys/action", s.listKeys)
+	srv.Handle("POST", dataplane.ModelManagement, "/services/{name}/token", "", dataplane.Read, s.getToken)
+	registerImages(srv)
 }
 
 func migrate(*dataplane.Request) (*dataplane.Reply, error) {
@@ -68,25 +75,23 @@ func notFound(r *dataplane.Request, name string) error {
 
 // document makes the kernel's document of this API's flat one, and says which service it is about.
 func document(body map[string]any) (name string, overwrite bool, doc map[string]any) {
-	dataplane.Spell(body, "name", "overwrite", "kvTags", "tags")
+	dataplane.Spell(body, "name", "overwrite")
 	name, _ = body["name"].(string)
 	overwrite, _ = body["overwrite"].(bool)
-	for _, k := range []string{"kvTags", "tags"} { // endpoints are sent with tags
-		if tags, ok := body[k]; ok && tags != nil {
-			doc = map[string]any{"tags": tags}
-		}
+	doc = map[string]any{"properties": bare(body)}
+	if tags := tagsOf(body); tags != nil {
+		doc["tags"] = tags
 	}
-	if doc == nil {
-		doc = map[string]any{}
-	}
-	doc["properties"] = bare(body)
 	if versions, ok := body["versions"].(map[string]any); ok {
 		for k, v := range versions {
 			if m, ok := v.(map[string]any); ok {
+				tags := tagsOf(m)
 				m = bare(m)
-				// What an endpoint says for all its versions is sent with each of them, too.
-				for _, k := range []string{"computeType", "computeName", "namespace", "keys", "authEnabled", "aadAuthEnabled", "versions", "deploymentType"} {
+				for _, k := range shared {
 					delete(m, k)
+				}
+				if tags != nil {
+					m["kvTags"] = tags
 				}
 				versions[k] = m
 			}
@@ -95,20 +100,112 @@ func document(body map[string]any) (name string, overwrite bool, doc map[string]
 	return name, overwrite, doc
 }
 
-// fixed are the fields of a web service that a patch may not name: the API leaves them out of what is stored, so that
-// a change of one would be accepted and lost.
-var fixed = []string{"name", "id", "overwrite", "location", "createdTime", "updatedTime", "createdBy", "operationId", "error", "models", "deploymentStatus", "swaggerUri", "registryAccess"}
+// tagsOf are the tags of a web service or a version. azureml-core sends them as kvTags, but as tags when it changes
+// those of a version; what it changes counts.
+func tagsOf(body map[string]any) any {
+	dataplane.Spell(body, "kvTags", "tags")
+	if tags := body["tags"]; tags != nil {
+		return tags
+	}
+	return body["kvTags"]
+}
 
-// bare is a document without what names it and what only Berth says.
+// said are the fields that only Berth says. Clients send them back with the rest.
+var said = []string{
+	"id", "createdTime", "updatedTime", "createdBy", "operationId", "error", "models", "deploymentStatus", "swaggerUri", "scoringUri", "state", "deployed", "provisioningState",
+	"modelConfigMap", "imageDetails", "imageDigest", "environmentDetails", "registryAccess",
+}
+
+// named are the fields that name a web service or say how it is written.
+var named = []string{"name", "overwrite", "location"}
+
+// shared are the fields that an endpoint has for all its versions.
+var shared = []string{"computeType", "computeName", "namespace", "keys", "authEnabled", "aadAuthEnabled", "versions", "deploymentType"}
+
+// bare is a document without what names it, its tags, and what only Berth says.
 func bare(body map[string]any) map[string]any {
 	out := maps.Clone(body)
-	for _, k := range []string{
-		"name", "overwrite", "kvTags", "tags", "location", "id", "createdTime", "updatedTime", "createdBy", "operationId", "error", "models", "deploymentStatus",
-		"swaggerUri", "modelConfigMap", "imageDetails", "imageDigest", "environmentDetails", "registryAccess",
-	} {
+	for _, k := range slices.Concat(named, said, []string{"kvTags", "tags"}) {
 		delete(out, k)
 	}
 	return out
+}
+
+func oneOf(list []string, field string) bool {
+	return slices.ContainsFunc(list, func(f string) bool { return strings.EqualFold(f, field) })
+}
+
+// checkPaths refuses a change of what is left out of the stored document: it would be accepted and lost.
+func checkPaths(paths []string) error {
+	for _, p := range paths {
+		parts := strings.Split(p, "/")[1:]
+		at, what := "", "web service"
+		if parts[0] == "versions" && len(parts) > 2 {
+			at, what, parts = "versions."+parts[1]+".", "version", parts[2:]
+		}
+		field := parts[0]
+		switch {
+		case oneOf(named, field) || oneOf(said, field):
+			return armerr.Field(at+field, "the field names the %s, or is Berth's to say; it cannot be changed.", what)
+		case at != "" && oneOf(shared, field):
+			return armerr.Field(at+field, "an endpoint has this field for all its versions together. Change it at /%s.", field)
+		}
+		for _, k := range []string{"versions", "kvTags", "tags"} { // beside one in another spelling it would take the other's place
+			if field != k && strings.EqualFold(field, k) {
+				return armerr.Field(at+field, "in a patch the field is spelled %s.", k)
+			}
+		}
+	}
+	return nil
+}
+
+// checkShared refuses versions that say something else than their endpoint about what it has for all of them.
+// azureml-core sends some of that with each version, too.
+func checkShared(body map[string]any) error {
+	dataplane.Spell(body, slices.Concat(shared, named)...)
+	versions, _ := body["versions"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(versions)) {
+		v, ok := versions[name].(map[string]any)
+		if !ok {
+			continue // the schema's to refuse
+		}
+		dataplane.Spell(v, slices.Concat(shared, named)...)
+		if given := v["name"]; given != nil && given != name {
+			return armerr.Field("versions."+name+".name", "the body says %.100q, and the version is %q. Send the same in both.", fmt.Sprint(given), name)
+		}
+		for _, k := range shared {
+			same := reflect.DeepEqual(v[k], body[k])
+			switch k {
+			case "computeType": // AKS or AKSENDPOINT, by the call of azureml-core
+				text, _ := v[k].(string)
+				same = same || strings.EqualFold(text, kindService)
+			case "deploymentType":
+				text, _ := v[k].(string)
+				same = same || strings.EqualFold(text, onlyDeployment)
+			case "computeName":
+				one, _ := v[k].(string)
+				other, _ := body[k].(string)
+				same = same || strings.EqualFold(one, other)
+			case "keys":
+				keys, ok := v[k].(map[string]any)
+				same = same || ok && empty(keys)
+			}
+			if v[k] != nil && !same {
+				return armerr.Field("versions."+name+"."+k, "an endpoint has this field for all its versions together, and says something else. Leave it out of the version, and set it for the endpoint.")
+			}
+		}
+	}
+	return nil
+}
+
+// empty reports whether an object has nothing but nulls.
+func empty(object map[string]any) bool {
+	for _, v := range object {
+		if v != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // write stores a web service and answers with the operation.
@@ -198,9 +295,15 @@ func (s *Service) deploy(r *dataplane.Request, overwrite bool) (*dataplane.Reply
 }
 
 func (s *Service) admitCreate(r *dataplane.Request, body map[string]any, overwrite, only bool) (*resource.Written, error) {
+	if err := checkShared(body); err != nil {
+		return nil, err
+	}
 	name, asked, doc := document(body)
 	if _, ok := body["overwrite"].(bool); !ok && body["overwrite"] != nil {
 		return nil, armerr.Field("overwrite", "it is true or false.")
+	}
+	if err := checkLocation(r, body["location"]); err != nil {
+		return nil, err
 	}
 	return s.write(r, name, doc, only, func(row *store.Resource) error {
 		if row == nil {
@@ -208,14 +311,25 @@ func (s *Service) admitCreate(r *dataplane.Request, body map[string]any, overwri
 			return nil
 		}
 		if !overwrite && !asked {
-			e := armerr.New(armerr.CodeConflict, "A web service named '%s' exists in the workspace '%s'. Choose another name, update it, or deploy with overwrite=True.", name, r.Workspace.Name())
-			e.Details = []*armerr.Error{{Code: "ServiceExists", Message: e.Message, Target: name}}
-			return e
+			return taken(r, name)
 		}
 		// Keys that are not given stay (deploying again does not lock callers out).
 		keysOf(doc)
 		return nil
 	})
+}
+
+// checkLocation refuses another location than the workspace's: a web service is where its compute is.
+func checkLocation(r *dataplane.Request, given any) error {
+	var ws struct{ Location string }
+	if err := json.Unmarshal(r.Row.Spec, &ws); err != nil {
+		return err
+	}
+	plain := func(location string) string { return strings.ToLower(strings.ReplaceAll(location, " ", "")) }
+	if text, ok := given.(string); given == nil || ok && (text == "" || plain(text) == plain(ws.Location)) {
+		return nil
+	}
+	return armerr.Field("location", "a web service is where its compute is. Leave the location out.")
 }
 
 func (s *Service) accepted(r *dataplane.Request, written *resource.Written) (*dataplane.Reply, error) {
@@ -261,10 +375,11 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range paths {
-		if field := strings.Split(p, "/")[1]; slices.Contains(fixed, field) {
-			return nil, armerr.Field(field, "the field names the web service, or is Berth's to say; it cannot be changed.")
-		}
+	if err := checkPaths(paths); err != nil {
+		return nil, err
+	}
+	if err := checkShared(after); err != nil {
+		return nil, err
 	}
 	settle(after, paths)
 	now, _ := after["properties"].(map[string]any)
@@ -320,7 +435,9 @@ func settle(doc map[string]any, paths []string) {
 			delete(m, "numReplicas")
 		}
 	}
-	one("", doc)
+	if doc["computeType"] != kindEndpoint {
+		one("", doc)
+	}
 	versions, _ := doc["versions"].(map[string]any)
 	for name := range versions {
 		if m, ok := versions[name].(map[string]any); ok && named("/versions/"+name, "/isDefault") && m["isDefault"] == true {
@@ -331,10 +448,6 @@ func settle(doc map[string]any, paths []string) {
 		if m, ok := v.(map[string]any); ok {
 			one("/versions/"+name, m)
 		}
-	}
-	if doc["computeType"] == kindEndpoint { // what a version has, an endpoint does not have for itself
-		delete(doc, "autoScaler")
-		delete(doc, "numReplicas")
 	}
 }
 
@@ -494,9 +607,27 @@ func problemReply(err error) (*dataplane.Reply, error) {
 	return dataplane.OK(map[string]any{"error": map[string]any{"code": e.Code, "message": e.Message}})
 }
 
+// taken says that there is a web service of a name already.
+func taken(r *dataplane.Request, name string) error {
+	e := armerr.New(armerr.CodeConflict, "A web service named '%s' exists in the workspace '%s'. Choose another name, update it, or deploy with overwrite=True.", name, r.Workspace.Name())
+	e.Details = []*armerr.Error{{Code: "ServiceExists", Message: e.Message, Target: name}}
+	return e
+}
+
+// validateName says whether a new web service can have a name. azureml-core asks only for those that it does not deploy
+// over.
 func (s *Service) validateName(r *dataplane.Request) (*dataplane.Reply, error) {
 	t, _ := s.Manager.Registry.Type(Type)
-	return problemReply(t.CheckName(r.PathValue("name")))
+	if err := t.CheckName(r.PathValue("name")); err != nil {
+		return problemReply(err)
+	}
+	switch _, err := s.row(r); {
+	case err == nil:
+		return problemReply(taken(r, r.PathValue("name")))
+	case armerr.Of(err).HTTPStatus() != http.StatusNotFound:
+		return nil, err
+	}
+	return problemReply(nil)
 }
 
 func (s *Service) validate(r *dataplane.Request) (*dataplane.Reply, error) {

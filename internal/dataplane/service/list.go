@@ -1,7 +1,6 @@
 package service
 
 import (
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +16,6 @@ import (
 const (
 	defaultCount = 255
 	maxCount     = 1000
-	skipToken    = "$skipToken"
 )
 
 // list shows the web services that match the filters, the last changed first unless asked otherwise.
@@ -26,7 +24,7 @@ func (s *Service) list(r *dataplane.Request) (*dataplane.Reply, error) {
 	if err != nil {
 		return nil, err
 	}
-	start, err := r.Number(skipToken, 0, 0, 1<<30)
+	start, err := r.Number(dataplane.SkipToken, 0, 0, 1<<30)
 	if err != nil {
 		return nil, err
 	}
@@ -58,18 +56,11 @@ func (s *Service) list(r *dataplane.Request) (*dataplane.Reply, error) {
 		}
 		return nil
 	})
-	body := map[string]any{"value": value}
-	if more { // clients follow it where it is there
-		q := url.Values{}
-		for k, v := range r.URL.Query() {
-			if !strings.EqualFold(k, skipToken) {
-				q[k] = v
-			}
-		}
-		q.Set(skipToken, strconv.Itoa(start+count))
-		body["nextLink"] = "https://" + r.Host + dataplane.ModelManagement + r.Workspace.String() + "/services?" + q.Encode()
+	next := ""
+	if more {
+		next = strconv.Itoa(start + count)
 	}
-	return &dataplane.Reply{Body: body}, err
+	return &dataplane.Reply{Body: r.Page("/services", value, next)}, err
 }
 
 func order(by string) (func(a, b *store.Resource) int, error) {

@@ -29,6 +29,8 @@ const (
 
 	kindService  = "AKS"
 	kindEndpoint = "AKSENDPOINT"
+
+	onlyDeployment = "HttpRealtimeEndpoint" // what deploymentType says
 )
 
 var versions = []string{"2018-11-19"}
@@ -115,6 +117,7 @@ type Keys struct {
 // Version is what runs: the whole of a web service, or one version of an endpoint.
 type Version struct {
 	Description       string            `json:"description,omitempty"`
+	Tags              map[string]string `json:"kvTags,omitempty"` // of a version; a web service's are its row's
 	Properties        map[string]string `json:"properties,omitempty"`
 	Image             *ImageRequest     `json:"environmentImageRequest,omitempty"`
 	ImageID           string            `json:"imageId,omitempty" arm:"unsupported"`
@@ -138,7 +141,7 @@ type ImageRequest struct {
 	DriverProgram  string          `json:"driverProgram,omitempty" arm:"maxlen=255"`
 	Assets         []Asset         `json:"assets,omitempty"`
 	ModelIDs       []string        `json:"modelIds,omitempty" arm:"maxlen=1000"`
-	Models         json.RawMessage `json:"models,omitempty"`
+	Models         json.RawMessage `json:"models,omitempty" arm:"unsupported"` // modelIds name them
 	Environment    json.RawMessage `json:"environment,omitempty"`
 	EnvironmentRef json.RawMessage `json:"environmentReference,omitempty" arm:"unsupported"`
 }

@@ -49,7 +49,7 @@ func (s *Service) wire(tx store.ReadTx, row *store.Resource, expand bool) (map[s
 	id := armid.MustParse(row.ID)
 	common := map[string]any{
 		"computeName": w.ComputeName, "createdTime": dataplane.Timestamp(row.Created.At), "updatedTime": dataplane.Timestamp(row.Modified.At), "state": state(row, w),
-		"authEnabled": *w.AuthEnabled, "aadAuthEnabled": *w.AADAuthEnabled, "deploymentType": "HttpRealtimeEndpoint", "operationId": row.OperationID,
+		"authEnabled": *w.AuthEnabled, "aadAuthEnabled": *w.AADAuthEnabled, "deploymentType": onlyDeployment, "operationId": row.OperationID,
 		"namespace": w.Namespace, "createdBy": map[string]any{"userObjectId": row.Created.By, "userName": row.Created.By},
 	}
 	if rec.Error != nil {
@@ -76,7 +76,7 @@ func (s *Service) wire(tx store.ReadTx, row *store.Resource, expand bool) (map[s
 			uri = strings.TrimSuffix(w.ScoringURI, "/score") + "/version/" + name + "/score"
 		}
 		add(out, map[string]any{
-			"id": name, "name": name, "computeType": kindService, "kvTags": map[string]string{}, "scoringUri": nullable(uri), "swaggerUri": swagger(uri),
+			"id": name, "name": name, "computeType": kindService, "kvTags": orEmpty(v.Tags), "scoringUri": nullable(uri), "swaggerUri": swagger(uri),
 			"isDefault": v.IsDefault, "trafficPercentile": v.TrafficPercentile, "type": v.VersionType,
 		})
 		versions[name] = out

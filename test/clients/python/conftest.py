@@ -2,7 +2,8 @@
 
 A test carries @pytest.mark.proves(client, operation, *behaviours): the client's name, the
 operation as its users call it, and the numbers of the mission's behaviours. Each result
-becomes a line of JSON in $BERTH_CONFORMANCE, from which docs/conformance.md is made.
+becomes a line of JSON in $BERTH_CONFORMANCE, from which docs/conformance.md is made. So does each call
+of azureml-core's surface that a test makes; @pytest.mark.differs(call, how) says what is otherwise than in Azure.
 """
 
 import importlib.metadata
@@ -15,6 +16,7 @@ import tempfile
 import time
 
 import pytest
+import surface
 
 LIBEXEC = os.environ.get("BERTH_LIBEXEC", str(pathlib.Path(__file__).parents[3] / "bin" / "libexec"))
 BERTH = os.environ.get("BERTH_BIN", str(pathlib.Path(__file__).parents[3] / "bin" / "berth"))
@@ -22,6 +24,31 @@ BERTH = os.environ.get("BERTH_BIN", str(pathlib.Path(__file__).parents[3] / "bin
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "proves(client, operation, *behaviours): what a test proves")
+    config.addinivalue_line("markers", "differs(call, how): what a call of azureml-core does otherwise here")
+
+
+AZUREML = "azureml-core"
+recorder = None
+
+
+def record(client, **line):
+    with open(pathlib.Path(os.environ["BERTH_CONFORMANCE"]) / f"{client}.jsonl", "a") as f:
+        f.write(json.dumps({"client": client, "version": importlib.metadata.version(client), **line}) + "\n")
+
+
+def pytest_collection_finish(session):
+    """Lists the whole surface, so that a call that no test makes is seen."""
+    global recorder
+    if os.environ.get("BERTH_CONFORMANCE") and any(m.args[0] == AZUREML for i in session.items for m in i.iter_markers("proves")):
+        recorder = surface.Recorder()
+        for call in sorted(recorder.labels):
+            record(AZUREML, call=call)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if recorder:
+        recorder.reset()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -29,19 +56,16 @@ def pytest_runtest_makereport(item, call):
     outcome = yield
     report = outcome.get_result()
     mark = item.get_closest_marker("proves")
-    folder = os.environ.get("BERTH_CONFORMANCE")
-    if mark is None or not folder or report.when != "call":
+    # What cannot even begin has failed; what is skipped has not.
+    if mark is None or not os.environ.get("BERTH_CONFORMANCE") or not (report.when == "call" or report.when == "setup" and report.failed):
         return
     client, operation, *behaviours = mark.args
-    line = {
-        "client": client,
-        "version": importlib.metadata.version(client),
-        "operation": operation,
-        "behaviours": behaviours,
-        "result": "pass" if report.passed else "fail",
-    }
-    with open(pathlib.Path(folder) / f"{client}.jsonl", "a") as f:
-        f.write(json.dumps(line) + "\n")
+    result = "pass" if report.passed else "fail"
+    record(client, operation=operation, behaviours=behaviours, result=result)
+    if recorder:
+        differs = dict(m.args for m in item.iter_markers("differs"))
+        for what, returned in recorder.returned.items():
+            record(client, call=what, test=item.originalname, result=result, returned=returned, differs=differs.get(what, ""))
 
 
 class Berth:

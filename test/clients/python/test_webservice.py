@@ -368,7 +368,7 @@ def test_tokens(ws, echo):
     echo.wait_for_deployment()
     token = echo.get_access_token()
     until(lambda: http(echo.scoring_uri, key=token.access_token)[0] == 200, "the token is accepted")
-    assert token.refresh_after < token.expiry_on
+    assert token.refresh_after < token.expiry_on and echo.get_token()[0]
     assert http(echo.scoring_uri, key=primary)[0] == 401
     assert http(echo.scoring_uri, key=token.access_token[:-4] + "AAAA")[0] == 401
     assert echo.run('"x"')["got"] == "x", "run() fetches a token by itself"
@@ -476,6 +476,26 @@ def test_several_models(ws, compute, sources):
     service.delete()
 
 
+# Environments.
+
+
+@proves("Environment.build, get_log, wait_for_completion, get_image_details; a definition that cannot be built", "D4")
+def test_environment_build(ws, sources, capsys):
+    env = Environment("built")
+    env.python.conda_dependencies = CondaDependencies.create(python_version="3.11", pip_packages=[SERVER])
+    env = env.register(ws)
+    assert not env.get_image_details(ws).image_exist
+    build = env.build(ws)
+    build.wait_for_completion(show_output=True)
+    assert build.status == "Succeeded", build.get_log()
+    assert "The image is there." in build.get_log()
+    details = env.get_image_details(ws)
+    assert details.image_exist and details.repository and details.registry
+    broken = Environment.from_dockerfile("broken", "FROM scratch").register(ws).build(ws)
+    broken.wait_for_completion(show_output=False)
+    assert broken.status == "Failed" and "Dockerfile" in broken.get_log()
+
+
 # Endpoints with versions.
 
 
@@ -496,6 +516,9 @@ def test_endpoint(ws, compute, sources):
     assert set(endpoint.versions) == {"one", "two"} and endpoint.versions["one"].is_default
     assert {endpoint.run('"x"')["model"] for _ in range(20)} == {"first"}
 
+    assert endpoint.get_logs().count("init is done") == 2 and "==> version two <==" in endpoint.get_logs()
+    endpoint.regen_key("Secondary", set_key="another")
+    assert endpoint.get_keys()[1] == "another"
     primary, _ = endpoint.get_keys()
     _, _, body = http(endpoint.versions["two"].scoring_uri, b'"x"', primary)
     assert json.loads(body)["model"] == "second", "a version has its own address"
