@@ -218,6 +218,7 @@ func TestPatch(t *testing.T) {
 		"below far beyond its end":   {400, "BadRequest", `[{"op":"add","path":"/list/2000000000/a","value":1}]`, "/list/2000000000/a"},
 		"before a list's start":      {400, "BadRequest", `[{"op":"add","path":"/list/-1","value":1}]`, "/list/-1"},
 		"too many operations":        {400, "InvalidRequestContent", "[" + strings.Repeat(`{"op":"add","path":"/a","value":1},`, 1000) + `{"op":"add","path":"/a","value":1}]`, "1000"},
+		"work without end":           {413, "RequestContentTooLarge", `[{"op":"add","path":"/a","value":"` + strings.Repeat("x", 500<<10) + `"},` + strings.Repeat(`{"op":"add","path":"/b","value":1},`, 900) + `{"op":"add","path":"/b","value":1}]`, "several requests"},
 		"a copy of copies of copies": {413, "RequestContentTooLarge", string(bomb), "smaller"},
 	} {
 		s.Refused(tt.status, tt.code, "PATCH", mms, "/things/a", tt.patch, tt.says)

@@ -24,7 +24,8 @@ type operation struct {
 // What bounds the work of one patch.
 const (
 	maxOperations = 1000
-	maxPatched    = 1 << 20 // bytes of the document that it makes: copies of copies grow fast
+	maxPatched    = 1 << 20  // bytes of the document that it makes: copies of copies grow fast
+	maxWork       = 16 << 20 // bytes of documents that its operations go through, each the whole
 )
 
 // ReadPatch reads the request's body as a patch.
@@ -70,7 +71,11 @@ func (p Patch) Apply(doc map[string]any) (map[string]any, error) {
 	options := jsonpatch.NewApplyOptions()
 	options.SupportNegativeIndices = false
 	// One operation at a time, so that the size of what they make of each other is known on the way.
+	work := 0
 	for _, op := range p {
+		if work += len(data); work > maxWork {
+			return nil, armerr.New(armerr.CodeRequestTooLarge, "The patch has too many operations for a document of %d bytes. Send them in several requests, or replace the field as a whole.", len(data))
+		}
 		if op.Op == "replace" {
 			op.Op = "add"
 		}

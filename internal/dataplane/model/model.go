@@ -372,39 +372,64 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 			return nil, armerr.Field(field, "the field of a model cannot change. Register another version.")
 		}
 	}
-	var row *store.Resource
-	err = s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
-		have, err := s.row(tx, r.Workspace, Models, r.PathValue("id"))
+	for r.Context().Err() == nil {
+		row, err := s.patchOnce(r, patch)
+		if errors.Is(err, store.ErrStale) {
+			continue // somebody else was faster
+		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		before, err := Wire(have)
-		if err != nil {
-			return err
-		}
-		after, err := patch.Apply(before)
-		if err != nil {
-			return err
-		}
-		old, _ := before["properties"].(map[string]string)
-		now, _ := after["properties"].(map[string]any)
-		for _, k := range slices.Sorted(maps.Keys(old)) {
-			if now[k] != old[k] {
-				return armerr.Field("properties."+k, "a property of a model does not change once it is there. Add another, or use a tag.")
-			}
-		}
-		if patch.Adds("/datasets") {
-			if err := keepDatasets(have, after); err != nil {
-				return err
-			}
-		}
-		row, err = s.write(r, tx, Models, armid.MustParse(have.ID).Name(), document(after))
+		return reply(Wire(row))
+	}
+	return nil, r.Context().Err()
+}
+
+// patchOnce changes a model as it is now. What that comes to is worked out before the transaction, for which all other writes
+// wait. Errors: store.ErrStale when the model changed meanwhile.
+func (s *Service) patchOnce(r *dataplane.Request, patch dataplane.Patch) (*store.Resource, error) {
+	var have *store.Resource
+	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
+		have, err = s.row(tx, r.Workspace, Models, r.PathValue("id"))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return reply(Wire(row))
+	before, err := Wire(have)
+	if err != nil {
+		return nil, err
+	}
+	after, err := patch.Apply(before)
+	if err != nil {
+		return nil, err
+	}
+	old, _ := before["properties"].(map[string]string)
+	now, _ := after["properties"].(map[string]any)
+	for _, k := range slices.Sorted(maps.Keys(old)) {
+		if now[k] != old[k] {
+			return nil, armerr.Field("properties."+k, "a property of a model does not change once it is there. Add another, or use a tag.")
+		}
+	}
+	if patch.Adds("/datasets") {
+		if err := keepDatasets(have, after); err != nil {
+			return nil, err
+		}
+	}
+	doc := document(after)
+	var row *store.Resource
+	err = s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
+		now, err := s.row(tx, r.Workspace, Models, armid.MustParse(have.ID).Name())
+		if err != nil {
+			return err
+		}
+		if now.Version != have.Version {
+			return store.ErrStale
+		}
+		row, err = s.write(r, tx, Models, armid.MustParse(have.ID).Name(), doc)
+		return err
+	})
+	return row, err
 }
 
 // keepDatasets adds the references to data sets that a model has to those that are added to them:
