@@ -47,7 +47,7 @@ const (
 	// deployments share them, and there are few.
 	environmentsLonger = 4
 
-	perRemoval = 1000 // files, so that the transaction is small
+	perRemoval = 1000 // files, twice as many at most: few transactions, and small ones
 )
 
 // Blobs are the files of all workspaces; see blob.Store.
@@ -230,11 +230,13 @@ type walk struct {
 	needs *needs
 	large map[string]bool // uploads with too many files to remember; they are old, and go in a second run
 
-	unit  string
-	gone  bool        // the unit is an account that does not exist
-	found []blob.Name // of the unit, removable
-	young bool        // the upload may go on
-	left  bool        // there are more than found has
+	account string
+	gone    bool        // it does not exist
+	unit    string      // in it: an upload, or all that is in an account that is gone
+	found   []blob.Name // of the unit, removable
+	young   bool        // the upload may go on
+	left    bool        // there are more than found has
+	ready   []blob.Name // of the account, of this unit and earlier ones, to be removed together
 }
 
 // run goes through all files once. again says that large has more than before.
@@ -246,7 +248,13 @@ func (w *walk) run(ctx context.Context) (again bool, err error) {
 			if err := w.end(ctx); err != nil {
 				return err
 			}
-			w.unit, w.gone = unit, w.needs.accounts[f.Name.Account] == nil
+			w.unit = unit
+		}
+		if f.Name.Account != w.account {
+			if err := w.remove(ctx); err != nil {
+				return err
+			}
+			w.account, w.gone = f.Name.Account, w.needs.accounts[f.Name.Account] == nil
 		}
 		w.young = w.young || !w.gone && !f.Modified.Before(w.now.Add(-grace))
 		if !ok {
@@ -257,6 +265,7 @@ func (w *walk) run(ctx context.Context) (again bool, err error) {
 				w.left = true
 				return nil
 			}
+			w.ready, w.found = append(w.ready, w.found...), nil
 			if err := w.remove(ctx); err != nil {
 				return err
 			}
@@ -264,29 +273,28 @@ func (w *walk) run(ctx context.Context) (again bool, err error) {
 		w.found = append(w.found, f.Name)
 		return nil
 	})
-	if err == nil {
-		err = w.end(ctx)
-	}
-	return len(w.large) > known, err
+	return len(w.large) > known, errors.Join(err, w.end(ctx), w.remove(ctx))
 }
 
 // end ends a unit.
 func (w *walk) end(ctx context.Context) error {
 	if !w.young || w.large[w.unit] {
-		if err := w.remove(ctx); err != nil {
-			return err
-		}
+		w.ready = append(w.ready, w.found...)
 		if w.left {
 			w.large[w.unit] = true
 		}
 	}
 	w.found, w.young, w.left = nil, false, false
-	return nil
+	if len(w.ready) < perRemoval {
+		return nil
+	}
+	return w.remove(ctx)
 }
 
-// remove removes the files that were found, unless something needs them now.
+// remove removes the files that are ready, unless something needs them now.
 func (w *walk) remove(ctx context.Context) error {
-	if len(w.found) == 0 {
+	files := w.ready
+	if w.ready = nil; len(files) == 0 {
 		return nil
 	}
 	var r *artifact.Removal
@@ -295,11 +303,11 @@ func (w *walk) remove(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r = &artifact.Removal{Account: w.found[0].Account, Before: w.now.Add(-grace)}
+		r = &artifact.Removal{Account: w.account, Before: w.now.Add(-grace)}
 		if w.gone {
 			r.Before = w.now
 		}
-		for _, f := range w.found {
+		for _, f := range files {
 			_, ok := n.removable(f)
 			if w.gone && n.accounts[f.Account] != nil {
 				ok = false // it came back; its files get the time that all have
@@ -313,7 +321,6 @@ func (w *walk) remove(ctx context.Context) error {
 		}
 		return artifact.Remove(tx, r)
 	})
-	w.found = nil
 	if err != nil || len(r.Paths) == 0 {
 		return err
 	}
