@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -306,6 +307,36 @@ func TestLongUpload(t *testing.T) {
 	s.left("azureml/LocalUpload/long/first", "azureml/LocalUpload/long/last")
 }
 
+// A listing that breaks off says nothing of the files that it did not come to.
+func TestListingBreaksOff(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	s.upload("LocalUpload/long/first", "LocalUpload/long/last")
+	all := s.files()
+	s.Advance(2 * day)
+	young := s.Now()
+	s.check(os.Chtimes(filepath.Join(s.BlobsDir, "blobs", artifact.Account(s.row()), "azureml/LocalUpload/long/last~"), young, young))
+	s.collector.Blobs = breaking{s.bucket}
+	if err := s.collector.Pass(t.Context()); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("the pass ended in %v", err)
+	}
+	s.left(all...)
+}
+
+// breaking breaks a listing off after its first file.
+type breaking struct{ collect.Blobs }
+
+func (b breaking) Walk(ctx context.Context, fn func(blob.Info) error) error {
+	first := true
+	return b.Blobs.Walk(ctx, func(i blob.Info) error {
+		if !first {
+			return io.ErrUnexpectedEOF
+		}
+		first = false
+		return fn(i)
+	})
+}
+
 // An upload of more files than one transaction condemns goes as a whole.
 func TestManyFiles(t *testing.T) {
 	t.Parallel()
@@ -405,6 +436,7 @@ func TestKilled(t *testing.T) {
 	scenario := func(t *testing.T, call, reap int64, mode storetest.Mode) (calls, reaps int64) {
 		s := start(t, nil)
 		s.upload("LocalUpload/a/1", "LocalUpload/a/2", "LocalUpload/b/1", "LocalUpload/needed/1", "LocalUpload/model/1", "LocalUpload/late/1")
+		s.check(s.bucket.Write(t.Context(), blob.Name{Account: "deleted", Container: artifact.Container, Path: "LocalUpload/x"}, blob.Upload{}, strings.NewReader("x")))
 		s.register("kept", "LocalUpload/needed")
 		gone := s.register("gone", "LocalUpload/model")
 		s.Advance(2 * day)
@@ -437,7 +469,7 @@ func TestKilled(t *testing.T) {
 		return calls, reaps
 	}
 	calls, reaps := scenario(t, 0, 0, 0)
-	if calls < 5 || reaps != 4 {
+	if calls < 5 || reaps != 5 {
 		t.Fatalf("the scenario made %d writes and %d removals; that is too few to prove anything", calls, reaps)
 	}
 	for call := range calls {

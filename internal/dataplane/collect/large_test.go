@@ -40,11 +40,11 @@ func (l listed) Collect(_ context.Context, _ time.Time, keep func(string, string
 	return registry.Removed{}, nil
 }
 
-// TestManyModels has a pass look at 10,000 models: once with nothing to remove, once with 1,500 files that nothing refers
+// TestManyModels has a pass look at thousands of models: once with nothing to remove, once with 1,500 files that nothing refers
 // to. It logs what that takes.
 func TestManyModels(t *testing.T) {
 	t.Parallel()
-	const models = 10000
+	const models = 2000
 	s := start(t, nil)
 	s.update(func(tx store.Tx) error {
 		for i := range models {
