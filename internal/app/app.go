@@ -23,10 +23,10 @@ import (
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
-	"github.com/berthdev/berth/internal/blob"
 	"github.com/berthdev/berth/internal/cluster"
 	"github.com/berthdev/berth/internal/cluster/local"
 	"github.com/berthdev/berth/internal/dataplane"
+	"github.com/berthdev/berth/internal/dataplane/collect"
 	"github.com/berthdev/berth/internal/dataplane/service"
 	"github.com/berthdev/berth/internal/edge"
 	"github.com/berthdev/berth/internal/edge/clientenv"
@@ -67,11 +67,16 @@ type Config struct {
 	// original's five minutes. Raise it for clusters that take longer to add nodes.
 	ScheduleWait time.Duration
 
+	// KeepImages is how long images of code and models that no web service needs stay after their last use, at least
+	// collect.MinKeepImages; zero means a week. Images of environments stay four times as long.
+	KeepImages time.Duration
+
 	// Seams for tests: a provider to use instead, and a wrapper around the store.
 	UseProvider cluster.Provider
 	WrapStore   func(store.Store) store.Store
 	Now         func() time.Time
 	Lease       time.Duration // how long a pass may take
+	Cleanup     time.Duration // between two looks for what nobody needs
 }
 
 // Info says where a running installation is and what it is called.
@@ -92,6 +97,12 @@ type Info struct {
 // DefaultScheduleWait is the original's limit.
 const DefaultScheduleWait = service.DefaultScheduleWait
 
+// DefaultKeepImages and MinKeepImages are the default and the least of Config.KeepImages.
+const (
+	DefaultKeepImages = collect.DefaultKeepImages
+	MinKeepImages     = collect.MinKeepImages
+)
+
 // DefaultKubernetes is what the Kubernetes client library, client-go 0.37, supports: its
 // own minor version and one on either side, plus the skew that its API discovery tolerates. It begins
 // with 1.35, the first that has image volumes, in which models reach their pods.
@@ -101,7 +112,7 @@ const (
 	workers          = 16
 	lease            = 30 * time.Second // a pass takes seconds; what a dead one held is free after this
 	operationsKept   = 7 * 24 * time.Hour
-	cleanupInterval  = time.Hour
+	cleanup          = time.Hour
 	subscriptionName = "Berth"
 )
 
@@ -167,10 +178,13 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 		return fmt.Errorf("writing the bundle of certificate authorities: %w", err)
 	}
 	runner := &reconcile.Runner{Store: st, Worker: manager, Owner: in.ID, Workers: workers, Lease: cfg.Lease, Now: cfg.Now, Logger: cfg.Logger}
+	unneeded := &collect.Collector{
+		Store: st, Models: nouns.models, Blobs: work.blobs, Images: work.registry, KeepImages: cfg.KeepImages, Now: cfg.Now, Logger: cfg.Logger,
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return front.Run(ctx) })
 	group.Go(func() error { return runner.Run(ctx) })
-	group.Go(func() error { return forget(ctx, cfg, st, work.blobs) })
+	group.Go(func() error { return forget(ctx, cfg, st, unneeded) })
 	ready(info(cfg, in, listener.Addr(), creds))
 	return group.Wait()
 }
@@ -193,6 +207,12 @@ func withDefaults(cfg Config) Config {
 	}
 	if cfg.Lease == 0 {
 		cfg.Lease = lease
+	}
+	if cfg.Cleanup == 0 {
+		cfg.Cleanup = cleanup
+	}
+	if cfg.KeepImages == 0 {
+		cfg.KeepImages = DefaultKeepImages
 	}
 	if cfg.ScheduleWait == 0 {
 		cfg.ScheduleWait = DefaultScheduleWait
@@ -295,9 +315,9 @@ func bootstrap(ctx context.Context, cfg Config, in Installation, m *resource.Man
 	return creds, authorization.EnsureAssignment(ctx, m, sub, authorization.Owner, creds.UserObjectID, "User")
 }
 
-// forget removes operations that ended and uploads that were given up, both long ago.
-func forget(ctx context.Context, cfg Config, st store.Store, blobs *blob.Store) error {
-	tick := time.NewTicker(cleanupInterval)
+// forget removes operations that ended long ago and what nobody needs any more.
+func forget(ctx context.Context, cfg Config, st store.Store, unneeded *collect.Collector) error {
+	tick := time.NewTicker(cfg.Cleanup)
 	defer tick.Stop()
 	for {
 		err := st.Update(ctx, func(tx store.Tx) error {
@@ -305,10 +325,10 @@ func forget(ctx context.Context, cfg Config, st store.Store, blobs *blob.Store) 
 			return err
 		})
 		if err != nil && ctx.Err() == nil {
-			cfg.Logger.ErrorContext(ctx, "removing old operations failed", "error", err)
+			cfg.Logger.ErrorContext(ctx, "removing old operations failed; trying again later", "error", err)
 		}
-		if err := blobs.Sweep(ctx); err != nil && ctx.Err() == nil {
-			cfg.Logger.ErrorContext(ctx, "removing uploads that were given up failed", "error", err)
+		if err := unneeded.Pass(ctx); err != nil && ctx.Err() == nil {
+			cfg.Logger.ErrorContext(ctx, "removing what nobody needs failed; trying again later", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -76,10 +76,13 @@ type sweep struct {
 	kind  string
 	k     int64
 	stop  func() error
+	kill  func() // what a crash does
 	s     *server
 	crash atomic.Bool // the next start is due
 	store *storetest.Faulty
 	prov  *counting
+
+	cleanup time.Duration // between two looks for what nobody needs; 0 for the usual
 }
 
 // start starts Berth on the same home and the same world of clusters. The fault is in the
@@ -93,12 +96,13 @@ func (w *sweep) start(armed bool) {
 			cancel()
 		}
 	}
+	w.kill = crash
 	inStore, after := strings.HasPrefix(w.kind, "store"), strings.Contains(w.kind, "after")
 	w.prov = &counting{Provider: fake.New(w.world, fake.Options{}), onFault: crash, after: after}
 	if armed && !inStore {
 		w.prov.at = w.k
 	}
-	cfg := app.Config{Home: w.home, Provider: "fake", UseProvider: w.prov, Lease: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	cfg := app.Config{Home: w.home, Provider: "fake", UseProvider: w.prov, Lease: time.Second, Cleanup: w.cleanup, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
 	var faulty *storetest.Faulty
 	cfg.WrapStore = func(s store.Store) store.Store {
 		faulty = &storetest.Faulty{Store: s}

@@ -18,8 +18,10 @@ import (
 	"hash"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,11 +41,13 @@ var (
 type Store struct {
 	bucket *blob.Bucket
 	folder bool   // the bucket is a folder
+	dir    string // where that is
 	key    []byte // signs URLs
 	now    func() time.Time
 	opened time.Time // as the bucket dates files, whatever now says
 	limit  int       // bytes of a key; 0 for none
 	swept  atomic.Bool
+	busy   [256]sync.RWMutex // by object: held shared while it is written and alone while Reap removes it
 }
 
 // Name says which blob.
@@ -79,7 +83,9 @@ func Open(ctx context.Context, url string, key []byte, now func() time.Time) (*S
 		return nil, err
 	}
 	s := &Store{bucket: b, folder: u.Scheme == "file", key: key, now: now, opened: time.Now()}
-	if !s.folder {
+	if s.folder {
+		s.dir = filepath.FromSlash(u.Path)
+	} else {
 		s.limit = maxKey - len(u.Query().Get("prefix"))
 	}
 	return s, nil
@@ -217,6 +223,9 @@ func part(size int64) int { return int(max(partSize, (size+maxParts-1)/maxParts)
 func (s *Store) put(ctx context.Context, key string, u Upload, size int64, content io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	lock := s.lock(key)
+	lock.RLock()
+	defer lock.RUnlock()
 	if u.Type == "" {
 		u.Type = "application/octet-stream"
 	}
@@ -402,35 +411,6 @@ func (s *Store) discard(ctx context.Context, n Name) error {
 			return err
 		}
 	}
-	return nil
-}
-
-// uncommitted is how long blocks wait for their list, as in Azure.
-const uncommitted = 7 * 24 * time.Hour
-
-// Sweep forgets blocks that were staged more than a week ago and never committed. In a folder it removes what was on
-// its way when an earlier process was killed, too: nobody else may have the folder open. Clouds
-// keep nothing of an upload that broke off, but the parts that a rule of the bucket's removes.
-func (s *Store) Sweep(ctx context.Context) error {
-	prefix := "blocks/"
-	if s.folder && !s.swept.Load() { // once is enough for what an earlier process left
-		prefix = ""
-	}
-	all, err := s.keys(ctx, prefix)
-	if err != nil {
-		return err
-	}
-	for _, o := range all {
-		gone := strings.HasPrefix(o.Key, "blocks/") && !o.ModTime.After(s.now().Add(-uncommitted)) ||
-			strings.HasSuffix(o.Key, ".tmp") && o.ModTime.Before(s.opened)
-		if !gone {
-			continue
-		}
-		if err := found(s.bucket.Delete(ctx, o.Key)); err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-	}
-	s.swept.Store(true)
 	return nil
 }
 

@@ -28,7 +28,8 @@ const (
 	// layout is raised when images are put together in another way, so that older ones are not reused.
 	layout = "1"
 
-	environments = "berth/environments"
+	// Environments is the repository of environments' images. They are no workspace's: the same definition gives the same.
+	Environments = "berth/environments"
 )
 
 // Builder makes the images of environments.
@@ -43,6 +44,11 @@ type Builder struct {
 
 // Clean removes what builds that were interrupted left behind. Call it before the first one.
 func (b *Builder) Clean() error { return os.RemoveAll(b.Work) }
+
+// Has reports whether an image that Environment made is still there.
+func (b *Builder) Has(ctx context.Context, ref Reference) (bool, error) {
+	return b.Registry.Has(ctx, ref)
+}
 
 // Environment returns the image of a definition, which azureml-core sends as JSON, making it unless it is
 // there. It writes what it does to log, a line at a time. Errors: *UserError when the
@@ -66,7 +72,7 @@ func (b *Builder) Environment(ctx context.Context, definition json.RawMessage, l
 		log(note)
 	}
 	tag := tagOf(strings.Join(append([]string{layout, digest.String(), basePython, wheelPlatform}, r.requirements...), "\n"))
-	if ref, err := b.Registry.find(ctx, environments, tag); ref != "" || err != nil {
+	if ref, err := b.Registry.find(ctx, Environments, tag); ref != "" || err != nil {
 		if ref != "" {
 			span.SetAttributes(attribute.Bool("berth.image.existed", true))
 			log("Use the existing image.")
@@ -117,7 +123,7 @@ func (b *Builder) make(ctx context.Context, tag string, base v1.Image, r *recipe
 	if err != nil {
 		return "", err
 	}
-	return b.Registry.push(ctx, environments, tag, img)
+	return b.Registry.push(ctx, Environments, tag, img)
 }
 
 // shown leaves out options, which may hold credentials.

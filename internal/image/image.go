@@ -166,6 +166,23 @@ func (r *Registry) find(ctx context.Context, repo, tag string) (Reference, error
 	return Reference(rep.Digest(found.Digest.String()).Name()), nil
 }
 
+// Has reports whether an image is in the registry. It is no use of the image.
+func (r *Registry) Has(ctx context.Context, ref Reference) (bool, error) {
+	repo, digest, _ := strings.Cut(strings.TrimPrefix(string(ref), r.Host+"/"), "@")
+	rep, err := r.repository(repo)
+	if err != nil {
+		return false, err
+	}
+	_, err = remote.Get(rep.Digest(digest), r.options(ctx)...)
+	if said(err, transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("asking the registry %s: %w", r.Host, err)
+	}
+	return true, nil
+}
+
 func (r *Registry) push(ctx context.Context, repo, tag string, img v1.Image) (ref Reference, err error) {
 	ctx, span := tracing.Begin(ctx, "push image", trace.WithAttributes(attribute.String("berth.image.repository", repo)))
 	defer func() { tracing.End(span, err) }()

@@ -39,11 +39,13 @@ type Registry struct {
 	app            http.Handler
 	user, password [sha256.Size]byte
 
+	dir    string
 	files  driver.StorageDriver
 	images distribution.Namespace
 	// naming is held shared while a manifest is stored and alone while content is collected. A
 	// manifest is stored only if its blobs are there, so none ever names a blob that went meanwhile.
 	naming sync.RWMutex
+	swept  bool // by this process, since it removed images last; under naming
 }
 
 // Open makes a registry of a folder. Only one process may have it open. Errors: the folder cannot be used.
@@ -63,12 +65,12 @@ func Open(cfg Config) (*Registry, error) {
 	c.Catalog.MaxEntries = 1000
 	c.Log.AccessLog.Disabled = true
 	files := filesystem.New(filesystem.DriverParameters{RootDirectory: cfg.Dir, MaxThreads: 100})
-	images, err := storage.NewRegistry(ctx, files)
+	images, err := storage.NewRegistry(ctx, files, storage.EnableDelete) // for Collect; clients have an app of their own, which refuses
 	if err != nil {
 		return nil, fmt.Errorf("opening the registry: %w", err)
 	}
 	return &Registry{
-		app: handlers.NewApp(ctx, c), files: files, images: images,
+		app: handlers.NewApp(ctx, c), dir: cfg.Dir, files: files, images: images,
 		user: sha256.Sum256([]byte(cfg.Username)), password: sha256.Sum256([]byte(cfg.Password)),
 	}, nil
 }

@@ -83,6 +83,25 @@ type ReadTx interface {
 	Values(bucket string, fn func(key string, value []byte) error) error
 }
 
+// Each calls fn for what a query matches, in key order and page by page, until fn returns an error.
+func Each(tx ReadTx, q Query, fn func(*Resource) error) error {
+	for q.Limit = 500; ; {
+		page, next, err := tx.Resources(q)
+		if err != nil {
+			return err
+		}
+		for _, r := range page {
+			if err := fn(r); err != nil {
+				return err
+			}
+		}
+		if next == "" {
+			return nil
+		}
+		q.After = next
+	}
+}
+
 // Tx reads and writes.
 type Tx interface {
 	ReadTx

@@ -44,6 +44,7 @@ type upOptions struct {
 	logLevel string
 	versions machinelearning.VersionRange
 	room     time.Duration
+	images   time.Duration
 	detach   bool
 }
 
@@ -85,6 +86,7 @@ clusters; docs/observability.md has the rest of the variables.`,
 	f.StringVar(&o.blobs, "blobs", "", "URL of the bucket for files (default: the one it had last, or the folder blobs in the home)")
 	f.TextVar(&o.versions, "kubernetes-versions", app.DefaultKubernetes, "Kubernetes versions of clusters that can be attached")
 	f.DurationVar(&o.room, "schedule-wait", app.DefaultScheduleWait, "how long a deployment waits for room on the nodes before it fails")
+	f.DurationVar(&o.images, "keep-images", app.DefaultKeepImages, "how long images that no web service needs stay after their last use; those of environments stay four times as long")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when Berth is ready; its log goes to berth.log in the home folder")
 	return c
@@ -108,6 +110,9 @@ func (o *upOptions) run(ctx context.Context) error {
 			return &cmd.UsageError{Err: fmt.Errorf("--blobs: %w", err)}
 		}
 	}
+	if o.images < app.MinKeepImages {
+		return &cmd.UsageError{Err: fmt.Errorf("--keep-images: %v is too short: a deployment's images have to stay until they run. Give at least %v", o.images, app.MinKeepImages)}
+	}
 	if o.provider == "local" && os.Geteuid() != 0 {
 		o.env.Warnf(notRoot)
 	}
@@ -127,7 +132,7 @@ func (o *upOptions) config(home app.Home, logTo io.Writer) (app.Config, error) {
 	slog.SetDefault(logger)
 	return app.Config{
 		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Blobs: o.blobs, Logger: logger,
-		Kubernetes: o.versions, ScheduleWait: o.room,
+		Kubernetes: o.versions, ScheduleWait: o.room, KeepImages: o.images,
 	}, nil
 }
 
@@ -220,7 +225,8 @@ func (o *upOptions) detached(ctx context.Context, home app.Home) error {
 		return err
 	}
 	child := exec.Command(exe, "up", "--home", string(home), "--listen", o.listen, "--provider", o.provider, "--region", o.region,
-		"--libexec", libexec(o.libexec), "--faults", o.faults, "--blobs", o.blobs, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String())
+		"--libexec", libexec(o.libexec), "--faults", o.faults, "--blobs", o.blobs, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String(),
+		"--keep-images", o.images.String())
 	child.Env = append(withoutProxy(o.env.Environ), readyEnv+"=3")
 	child.Stdout, child.Stderr = log, log
 	child.ExtraFiles = []*os.File{write}

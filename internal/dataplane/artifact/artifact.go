@@ -26,11 +26,15 @@ import (
 )
 
 const (
-	container = "azureml" // the blob container of artifacts in a workspace's storage account, as in Azure
-	noun      = "artifacts"
-	lifetime  = 12 * time.Hour // of signed URLs: an upload of many gigabytes ends within it
-	perCall   = 50             // paths, as in Azure
-	perPage   = 500
+	// Container is the blob container of artifacts in a workspace's storage account, as in Azure; Logs is that of Berth's
+	// own logs.
+	Container = "azureml"
+	Logs      = "logs"
+
+	noun     = "artifacts"
+	lifetime = 12 * time.Hour // of signed URLs: an upload of many gigabytes ends within it
+	perCall  = 50             // paths, as in Azure
+	perPage  = 500
 )
 
 // Service serves artifacts.
@@ -47,6 +51,12 @@ func Account(workspace *store.Resource) string {
 			return strings.ToLower(id.Name())
 		}
 	}
+	return Unique(workspace)
+}
+
+// Unique is a name that no other workspace has, not even one that is created later under the same ID. It has 21
+// lower-case letters and digits.
+func Unique(workspace *store.Resource) string {
 	sum := sha256.Sum256([]byte(workspace.Key + workspace.Created.At.String()))
 	return "berth" + hex.EncodeToString(sum[:])[:16]
 }
@@ -55,7 +65,7 @@ func Account(workspace *store.Resource) string {
 type ID string
 
 func (s *Service) name(workspace *store.Resource, id ID) blob.Name {
-	return blob.Name{Account: Account(workspace), Container: container, Path: string(id)}
+	return blob.Name{Account: Account(workspace), Container: Container, Path: string(id)}
 }
 
 // Open reads an artifact. Errors: blob.ErrNotFound; at its end blob.ErrChecksum, when it is not what was uploaded.
@@ -100,7 +110,7 @@ func (s *Service) LogURL(workspace *store.Resource, path string) string {
 }
 
 func log(workspace *store.Resource, path string) blob.Name {
-	return blob.Name{Account: Account(workspace), Container: "logs", Path: path}
+	return blob.Name{Account: Account(workspace), Container: Logs, Path: path}
 }
 
 // Info is one artifact of a list.
@@ -113,7 +123,7 @@ type Info struct {
 func (s *Service) Under(ctx context.Context, workspace *store.Resource, prefix ID) ([]Info, error) {
 	var out []Info
 	folder := strings.TrimSuffix(string(prefix), "/")
-	err := s.Blobs.List(ctx, Account(workspace), container, folder, func(i blob.Info) error {
+	err := s.Blobs.List(ctx, Account(workspace), Container, folder, func(i blob.Info) error {
 		if i.Name.Path == folder || strings.HasPrefix(i.Name.Path, folder+"/") {
 			out = append(out, Info{ID(i.Name.Path), i.Size})
 		}

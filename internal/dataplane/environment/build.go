@@ -181,8 +181,8 @@ func reason(err error) string {
 	return "Berth met an error that is not the definition's fault. Build again; its log has the details."
 }
 
-// logPath is the artifact that holds the log of a version's last build.
-func logPath(row *store.Resource) string {
+// LogPath is the path, among Berth's own logs, of the log of a version's last build.
+func LogPath(row *store.Resource) string {
 	return "environments/" + strings.ReplaceAll(armid.MustParse(row.ID).Name(), ":", "/") + "/build.log"
 }
 
@@ -192,7 +192,7 @@ func (s *Service) say(ctx context.Context, workspace, row *store.Resource, b *bu
 	b.lines = append(b.lines, line)
 	text := strings.Join(b.lines, "\n") + "\n"
 	b.mu.Unlock()
-	if err := s.Artifacts.WriteLog(ctx, workspace, logPath(row), text); err != nil {
+	if err := s.Artifacts.WriteLog(ctx, workspace, LogPath(row), text); err != nil {
 		s.Logger.Error("writing the log of a build", "environment", row.ID, "error", err)
 	}
 }
@@ -220,7 +220,7 @@ func (s *Service) status(r *dataplane.Request) (*dataplane.Reply, error) {
 	}
 	lines, done, err := b.look()
 	if len(lines) > 0 {
-		out["logUrl"] = s.Artifacts.LogURL(r.Row, logPath(row))
+		out["logUrl"] = s.Artifacts.LogURL(r.Row, LogPath(row))
 	}
 	switch {
 	case done && err == nil:

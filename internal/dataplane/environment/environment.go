@@ -48,6 +48,8 @@ type Service struct {
 // Images makes the image of a definition. Errors: *image.UserError when the definition cannot be met.
 type Images interface {
 	Environment(ctx context.Context, definition json.RawMessage, log func(line string)) (image.Reference, error)
+	// Has reports whether an image is still there: those that nobody deploys go after a while.
+	Has(ctx context.Context, ref image.Reference) (bool, error)
 }
 
 // Environment is the properties of a version of an environment.
@@ -456,9 +458,15 @@ func (s *Service) image(r *dataplane.Request) (*dataplane.Reply, error) {
 			python.InterpreterPath = ""
 		}
 	}
+	there := env.Image != ""
+	if there {
+		if there, err = s.Images.Has(r.Context(), image.Reference(env.Image)); err != nil {
+			return nil, err
+		}
+	}
 	address, repository, _ := strings.Cut(env.Image, "/")
 	return dataplane.OK(map[string]any{
-		"imageExistsInRegistry": env.Image != "",
+		"imageExistsInRegistry": there,
 		// Nodes have the registry's password; nobody else needs it.
 		"dockerImage":       map[string]any{"name": repository, "registry": map[string]any{"address": address, "username": nil, "password": nil}},
 		"pythonEnvironment": map[string]any{"interpreterPath": cmp.Or(python.InterpreterPath, "python"), "condaEnvironmentName": nil, "condaEnvironmentPath": nil},

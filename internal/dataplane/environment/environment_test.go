@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type images struct {
 	answers chan error
 	mu      sync.Mutex
 	asked   []string // definitions
+	gone    atomic.Bool
 }
 
 func (i *images) Environment(ctx context.Context, definition json.RawMessage, log func(string)) (image.Reference, error) {
@@ -43,6 +45,10 @@ func (i *images) Environment(ctx context.Context, definition json.RawMessage, lo
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
+}
+
+func (i *images) Has(_ context.Context, ref image.Reference) (bool, error) {
+	return !i.gone.Load() && ref == "registry.example/berth/environments@sha256:1", nil
 }
 
 type server struct {
@@ -273,6 +279,11 @@ func TestBuild(t *testing.T) {
 			t.Errorf("%s is %v, want %v", path, got, want)
 		}
 	}
+	s.images.gone.Store(true) // nobody used it for long
+	if r := s.Want(200, "GET", v1, details, ""); r.At("imageExistsInRegistry") != false {
+		t.Errorf("an image that was removed is said to be there: %s", r.Raw)
+	}
+	s.images.gone.Store(false)
 	s.Want(200, "PUT", v1, "/environments/e/versions/1/metadata", `{"Labels":["prod"]}`)
 	if r := s.Want(200, "GET", v1, details, ""); r.At("imageExistsInRegistry") != true {
 		t.Errorf("a label made it forget the image: %s", r.Raw)

@@ -36,7 +36,7 @@ func (s *Service) Load(tx store.ReadTx, workspace armid.ID, id string) (*Content
 	if err != nil {
 		return nil, err
 	}
-	assetID := strings.TrimPrefix(doc.Properties.URL, "aml://asset/")
+	assetID := strings.TrimPrefix(doc.Properties.URL, assetURL)
 	assetRow, err := s.row(tx, workspace, Assets, assetID)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package model
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -92,6 +93,19 @@ func (s *Service) Types() []*resource.Type {
 		resource.New(resource.Definition[Asset]{
 			Type: Assets, Summary: "The artifacts of a model.", Versions: versions, DataPlane: true, DeleteOrder: 21,
 			Names: resource.NameRule{Pattern: regexp.MustCompile(`^[0-9a-f-]{36}$`), Description: "is a GUID"},
+			Admit: func(_ context.Context, d *resource.Draft[Asset]) error {
+				for _, a := range d.New.Properties.Artifacts {
+					for _, id := range []string{a.ID, a.Prefix} {
+						if id == "" {
+							continue
+						}
+						if err := artifact.Available(d.Tx, d.ID.Parent(), artifact.ID(id)); err != nil {
+							return err
+						}
+					}
+				}
+				return nil
+			},
 		}),
 	}
 }
@@ -285,7 +299,7 @@ func (s *Service) register(r *dataplane.Request) (*dataplane.Reply, error) {
 		return nil, armerr.Field("name", "%.100q is no name of a model: it has 1 to 255 letters, digits, dashes, dots and underscores, and begins with a letter or digit.", name)
 	}
 	url, _ := body["url"].(string)
-	asset, ok := strings.CutPrefix(url, "aml://asset/")
+	asset, ok := strings.CutPrefix(url, assetURL)
 	if !ok {
 		return nil, armerr.Field("url", "a model refers to an asset, as aml://asset/{id}; %.100q does not. Upload the files and create an asset first (Model.register does).", url)
 	}

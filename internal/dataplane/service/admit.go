@@ -12,6 +12,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
+	"github.com/berthdev/berth/internal/dataplane/artifact"
 	"github.com/berthdev/berth/internal/route"
 	"github.com/berthdev/berth/internal/store"
 )
@@ -108,13 +109,17 @@ func (s *Service) admit(ctx context.Context, d *resource.Draft[WebService]) erro
 		d.Fail("aadAuthEnabled", "keys and tokens exclude each other. Set auth_enabled to False to use tokens.")
 	}
 	if w.ComputeType == kindEndpoint {
-		s.admitVersions(d)
+		if err := s.admitVersions(d); err != nil {
+			return err
+		}
 	} else {
 		if len(w.Versions) > 0 {
 			d.Fail("versions", "only an AksEndpoint has versions.")
 		}
 		w.Version.complete()
-		s.check(d, "", &w.Version)
+		if err := s.check(d, "", &w.Version); err != nil {
+			return err
+		}
 	}
 	if v, ok := d.New.Tags[TagMaxSurge]; ok && v != "0" && v != "1" {
 		d.Fail("kvTags."+TagMaxSurge, "%q is neither 0 (an update ends an old pod before it starts a new one) nor 1 (it starts the new one first). Set one of the two, or leave the tag out.", v)
@@ -171,7 +176,7 @@ func (v *Version) ownless() map[string]bool {
 	}
 }
 
-func (s *Service) admitVersions(d *resource.Draft[WebService]) {
+func (s *Service) admitVersions(d *resource.Draft[WebService]) error {
 	w := &d.New.Properties
 	if d.Creating() || d.Old.Properties.ComputeType == kindEndpoint {
 		own := w.Version.ownless()
@@ -208,7 +213,9 @@ func (s *Service) admitVersions(d *resource.Draft[WebService]) {
 		if v.VersionType == "Control" {
 			controls = append(controls, name)
 		}
-		s.check(d, at, &v)
+		if err := s.check(d, at, &v); err != nil {
+			return err
+		}
 		w.Versions[name] = v
 	}
 	if total > 100 {
@@ -223,10 +230,11 @@ func (s *Service) admitVersions(d *resource.Draft[WebService]) {
 	if len(controls) > 1 {
 		d.Fail("versions", "at most one version is of type Control; here are %d (%s).", len(controls), strings.Join(controls, ", "))
 	}
+	return nil
 }
 
 // check holds one version against its rules.
-func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) {
+func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) error {
 	a, r := v.AutoScaler, v.Resources
 	switch {
 	case *a.Enabled && v.NumReplicas != nil:
@@ -242,7 +250,7 @@ func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) {
 	}
 	if v.Image == nil {
 		d.Fail(at+"environmentImageRequest", "the field is required: Model.deploy sends it.")
-		return
+		return nil
 	}
 	switch {
 	case len(v.Image.Assets) > 0 && (len(v.Image.Environment) == 0 || string(v.Image.Environment) == "null"):
@@ -252,6 +260,17 @@ func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) {
 		d.Fail(at+"environmentImageRequest.modelIds", "there is nothing to run: name models, or give an entry script.")
 	case len(v.Image.ModelIDs) > 1:
 		d.Fail(at+"environmentImageRequest.modelIds", "without an entry script exactly one model is deployed; here are %d.", len(v.Image.ModelIDs))
+	}
+	for _, a := range v.Image.Assets {
+		if id, ok := strings.CutPrefix(a.URL, artifactURL); ok {
+			err := artifact.Available(d.Tx, d.ID.Parent(), artifact.ID(id))
+			var e *armerr.Error
+			if errors.As(err, &e) {
+				d.FailWith(e)
+			} else if err != nil {
+				return err
+			}
+		}
 	}
 	for i, id := range v.Image.ModelIDs {
 		c, err := s.Models.Load(d.Tx, d.ID.Parent(), id)
@@ -266,6 +285,7 @@ func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) {
 			}
 		}
 	}
+	return nil
 }
 
 // checkPlace holds the compute against what a deployment needs.

@@ -152,7 +152,7 @@ func (s *Service) make(ctx context.Context, workspace armid.ID, service string, 
 	if m.Image, err = s.Images.Environment(ctx, definition, b.log); err != nil {
 		return made{}, err
 	}
-	if m.Mounts, err = s.mounts(ctx, workspace, req, contents, code, codeKey, b); err != nil {
+	if m.Mounts, err = s.mounts(ctx, ws, req, contents, code, codeKey, b); err != nil {
 		return made{}, err
 	}
 	if m.Env == nil {
@@ -182,8 +182,8 @@ func modelPath(c *model.Content) string {
 }
 
 // mounts makes the images of the code and of each model.
-func (s *Service) mounts(ctx context.Context, workspace armid.ID, req *ImageRequest, contents []*model.Content, code []image.File, codeKey string, b *build) ([]serving.Mount, error) {
-	repo := "berth/" + workspace.SubscriptionID()
+func (s *Service) mounts(ctx context.Context, ws *store.Resource, req *ImageRequest, contents []*model.Content, code []image.File, codeKey string, b *build) ([]serving.Mount, error) {
+	repo := Repositories + artifact.Unique(ws)
 	for _, c := range contents { // models are mounted into the code's folder, which nobody can write to then
 		dir := strings.TrimPrefix(modelPath(c), serving.AppRoot+"/") + "/"
 		code, codeKey = append(code, image.File{Path: dir}), codeKey+dir+"\n"
@@ -219,11 +219,13 @@ func lost(err error) bool {
 	return errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrChecksum)
 }
 
+const artifactURL = "aml://artifact/"
+
 // code lists the files of the entry script and its folder. The driver that azureml-core generates is
 // left out: the server calls the script itself.
 func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageRequest) (files []image.File, key string, err error) {
 	for _, a := range req.Assets {
-		id, ok := strings.CutPrefix(a.URL, "aml://artifact/")
+		id, ok := strings.CutPrefix(a.URL, artifactURL)
 		if !ok {
 			return nil, "", &image.UserError{Code: "AssetNotSupported", Message: fmt.Sprintf("The asset %q is at %q; Berth takes artifacts (aml://artifact/…), as azureml-core uploads them.", a.ID, a.URL)}
 		}

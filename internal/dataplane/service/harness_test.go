@@ -76,6 +76,8 @@ func (i *images) Environment(ctx context.Context, definition json.RawMessage, lo
 	return "registry.test/env@sha256:1", err
 }
 
+func (i *images) Has(context.Context, image.Reference) (bool, error) { return true, nil }
+
 func (i *images) fail(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -372,11 +374,11 @@ func (s *server) is(name, state string) dataplanetest.Reply {
 	return r
 }
 
-// due has the reconciler look at what is due, without waiting for builds.
+// due has the reconciler look at what is due in this millisecond, without waiting for builds.
 func (s *server) due() {
 	s.T.Helper()
 	for range 1000 {
-		ups, err := s.Manager.Store.LeaseDue(s.T.Context(), s.Now(), "test", time.Minute, 100)
+		ups, err := s.Manager.Store.LeaseDue(s.T.Context(), s.Now().Add(time.Millisecond), "test", time.Minute, 100)
 		s.check(err)
 		if len(ups) == 0 {
 			return

@@ -19,6 +19,7 @@ import (
 type object = resource.Object[WebService]
 
 const (
+	atOnce      = time.Millisecond       // for a pass whose only aim is that something is stored before the next
 	rolloutPoll = 200 * time.Millisecond // while pods start
 	watchPoll   = 5 * time.Second        // of a web service that serves
 	failedPoll  = 15 * time.Second       // of one that does not: nodes may have come
@@ -36,6 +37,9 @@ type memory struct {
 	Lines     []string       `json:"lines,omitempty"`     // yyyymmddHHMMSS|text
 	Seen      map[string]int `json:"heard,omitempty"`     // lines of the builds that are in Lines, by version
 	Submitted bool           `json:"submitted,omitempty"` // the images are there, and the cluster was told
+	// Images are those that the cluster was told to run, or is about to be, since Good. They are stored before the cluster
+	// hears of them, so that they are not removed from the registry.
+	Images []string `json:"images,omitempty"`
 	// Good is what serves: the workloads and the route's versions of the last rollout that succeeded.
 	Good      []serving.Workload `json:"good,omitempty"`
 	GoodRoute []route.Version    `json:"goodRoute,omitempty"`
@@ -119,6 +123,9 @@ func (s *Service) step(ctx context.Context, o *object, mem *memory) resource.Out
 	}
 	if wait != "" {
 		return resource.Waiting(rolloutPoll, wait)
+	}
+	if mem.note(workloads) {
+		return resource.Waiting(atOnce, "the cluster to be told")
 	}
 	r, err := s.route(ctx, o, versions)
 	if err != nil {
@@ -259,7 +266,7 @@ func (s *Service) observe(ctx context.Context, o *object, mem *memory, cluster *
 	}
 	if fresh {
 		mem.say(o.Now, "The deployment serves at "+o.Status.Properties.ScoringURI)
-		mem.Good, mem.GoodRoute = workloads, versions
+		mem.Good, mem.GoodRoute, mem.Images = workloads, versions, nil
 	}
 	if o.Row.State == resource.StateFailed && (short || waiting != "") { // it stays failed until it serves
 		why := failureOf(o)
