@@ -193,6 +193,14 @@ func TestRoles_LinkedResources(t *testing.T) {
 	}
 	s.want(200, "PUT", s.expand("{ml}/ws"+v), workspace)
 	member.want(200, "PUT", s.expand("{ml}/ws"+v), strings.Replace(workspace, "{", `{"tags":{"a":"b"},`, 1))
+
+	// Nor does anybody get the account of a workspace that has none of its own.
+	s.want(200, "PUT", s.expand("{ml}/plain"+v), `{"location":"westeurope"}`)
+	info := s.want(200, "GET", s.expand("/artifact/v2.0{ml}/plain/artifacts/write/LocalUpload/1/x"), "")
+	host, _, _ := strings.Cut(strings.TrimPrefix(info.at("contentUri").(string), "https://"), ".")
+	if r := s.do("PUT", s.expand("{rg}/providers/Microsoft.Storage/storageAccounts/"+host)+"?api-version=2023-05-01", `{"location":"westeurope","kind":"StorageV2","sku":{"name":"Standard_LRS"}}`); r.status != 400 || !strings.Contains(r.raw, "Choose another name") {
+		t.Errorf("the account %s: %d %s", host, r.status, r.raw)
+	}
 }
 
 // Without a token nothing is reached but metadata, discovery and sign-in.

@@ -137,12 +137,19 @@ type StorageAccount struct {
 	Routing             json.RawMessage            `json:"routingPreference,omitempty" arm:"unsupported"`
 }
 
+// ofWorkspace are the names under which package artifact keeps the files of workspaces that refer to no account. Whoever had an account of such
+// a name could reach them through a workspace of his own.
+var ofWorkspace = regexp.MustCompile(`^berth[0-9a-f]{16}$`)
+
 func (s *Service) storageAccount() *resource.Type {
 	return resource.New(resource.Definition[StorageAccount]{
 		Type: "Microsoft.Storage/storageAccounts", Summary: "A storage account that a workspace refers to.", Tracked: true, CreateStatus: 200, DeleteOrder: deleteOrder,
 		Versions: []string{"2015-06-15", "2016-01-01", "2017-06-01", "2017-10-01", "2018-02-01", "2018-07-01", "2018-11-01", "2019-04-01", "2019-06-01", "2020-08-01-preview", "2021-01-01", "2021-02-01", "2021-04-01", "2021-06-01", "2021-08-01", "2021-09-01", "2022-05-01", "2022-09-01", "2023-01-01", "2023-04-01", "2023-05-01", "2024-01-01", "2025-01-01", "2025-06-01", "2025-08-01"},
 		Names:    resource.NameRule{Pattern: regexp.MustCompile(`^[a-z0-9]{3,24}$`), Description: "has 3 to 24 lower-case letters and digits"},
 		Admit: func(_ context.Context, d *resource.Draft[StorageAccount]) error {
+			if ofWorkspace.MatchString(d.ID.Name()) {
+				d.Fail("name", "names of berth and 16 hexadecimal digits are those under which Berth keeps the files of workspaces without a storage account. Choose another name.")
+			}
 			if d.New.Kind == "" {
 				d.New.Kind = "StorageV2"
 			}
