@@ -597,7 +597,7 @@ func TestOverTCP(t *testing.T) {
 	}
 	_ = gone.Close()
 	f := New(quiet)
-	defer f.model.CloseIdleConnections()
+	defer f.model.CloseIdle()
 	f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].QueueWait = 10 * time.Second }))
 	f.SetPods("iris", up(pod.Listener.Addr().String(), gone.Addr().String()))
 	front := httptest.NewTLSServer(f)
@@ -699,8 +699,8 @@ func TestThousandsOfRoutes(t *testing.T) {
 			f.SetPods(name(i), nil)
 			f.RemoveRoute(name(i))
 		}
-		if left := len(*f.services.Load()); left != 0 {
-			t.Errorf("%d routes are left", left)
+		for name := range f.all() {
+			t.Errorf("%s is left", name)
 		}
 	})
 }

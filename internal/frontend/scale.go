@@ -80,14 +80,12 @@ func (f *FrontEnd) Run(ctx context.Context, scaler Scaler, replicas func(workloa
 
 func (f *FrontEnd) scale(now time.Time, histories map[string]*history, scaler Scaler, replicas func(string) (int, bool)) {
 	seen := map[string]bool{}
-	for name, e := range *f.services.Load() {
-		mine := f.owns(name)
+	for _, e := range f.all() {
 		for _, v := range e.versions {
-			l := v.pool.load(now)
-			f.metrics.load(name, v.Name, l)
-			if !v.Scale.Auto || !mine {
+			if !v.Scale.Auto || !f.owns(e) {
 				continue
 			}
+			l := v.pool.load(now)
 			seen[v.Workload] = true
 			h := histories[v.Workload]
 			if h == nil {
