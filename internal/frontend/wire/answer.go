@@ -35,9 +35,11 @@ func (a *Answer) ReadAll(b []byte) error {
 // to another a body of known length does not pass through this process's memory.
 func (a *Answer) CopyTo(w io.Writer, flush func() error) error {
 	var err error
-	if a.ContentLength > 0 {
+	switch {
+	case a.Empty(): // whatever length it announces
+	case a.ContentLength > 0:
 		err = a.copyKnown(w)
-	} else {
+	default:
 		b, ok := chunks.Get().(*[]byte)
 		if !ok {
 			panic("chunks holds something else")
