@@ -115,7 +115,7 @@ func server(port int, h http.Handler) *http.Server {
 
 // heapFloor is the size below which the heap may grow before it is collected, in bytes. Go lets it double, which for a small
 // one is soon, and requests wait for each collection.
-const heapFloor = 56 << 20
+const heapFloor = 40 << 20
 
 // collectLess keeps to heapFloor until ctx ends.
 func collectLess(ctx context.Context) {

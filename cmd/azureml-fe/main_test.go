@@ -8,7 +8,7 @@ func TestSmallHeapsAreCollectedLessOften(t *testing.T) {
 		live uint64 // MiB
 		want int
 	}{
-		{0, 100}, {1, 700}, {7, 700}, {8, 600}, {14, 300}, {20, 150}, {28, 100}, {56, 100}, {400, 100},
+		{0, 100}, {1, 700}, {5, 700}, {8, 400}, {10, 300}, {16, 150}, {20, 100}, {40, 100}, {400, 100},
 	} {
 		got := gcPercent(tt.live << 20)
 		if got != tt.want {

@@ -149,6 +149,12 @@ type parsed struct {
 	err   error
 }
 
+// workload is what is kept of a Deployment: how many replicas it is set to.
+type workload struct {
+	metav1.ObjectMeta
+	replicas *int32
+}
+
 // trim drops what front ends do not look at, so that thousands of objects stay small.
 func trim(o any) (any, error) {
 	switch o := o.(type) {
@@ -165,7 +171,7 @@ func trim(o any) (any, error) {
 		}
 		return small, nil
 	case *appsv1.Deployment:
-		return &appsv1.Deployment{ObjectMeta: trimmed(o.ObjectMeta), Spec: appsv1.DeploymentSpec{Replicas: o.Spec.Replicas}}, nil
+		return &workload{trimmed(o.ObjectMeta), o.Spec.Replicas}, nil
 	}
 	return o, nil
 }
@@ -360,16 +366,16 @@ func (w *Watcher) ask(ctx context.Context, service, addr string, p *probe) {
 }
 
 // replicas is what a Deployment is set to.
-func (w *Watcher) replicas(workload string) (int, bool) {
-	o, ok, err := w.deployments.GetByKey(w.Namespace + "/" + workload)
+func (w *Watcher) replicas(name string) (int, bool) {
+	o, ok, err := w.deployments.GetByKey(w.Namespace + "/" + name)
 	if err != nil || !ok {
 		return 0, false
 	}
-	d, ok := o.(*appsv1.Deployment)
-	if !ok || d.Spec.Replicas == nil {
+	d, ok := o.(*workload)
+	if !ok || d.replicas == nil {
 		return 0, false
 	}
-	return int(*d.Spec.Replicas), true
+	return int(*d.replicas), true
 }
 
 // Scale implements frontend.Scaler.
