@@ -34,17 +34,17 @@ func (a *Answer) ReadAll(b []byte) error {
 // CopyTo copies the body as it comes; flush is called after each part of a body of unknown length. From one socket
 // to another a body of known length does not pass through this process's memory.
 func (a *Answer) CopyTo(w io.Writer, flush func() error) error {
+	b, ok := chunks.Get().(*[]byte)
+	if !ok {
+		panic("chunks holds something else")
+	}
+	defer chunks.Put(b)
 	var err error
 	switch {
 	case a.Empty(): // whatever length it announces
 	case a.ContentLength > 0:
-		err = a.copyKnown(w)
+		err = a.copyKnown(w, *b)
 	default:
-		b, ok := chunks.Get().(*[]byte)
-		if !ok {
-			panic("chunks holds something else")
-		}
-		defer chunks.Put(b)
 		read, write := copyBody(w, a.Body, *b, flush)
 		err = cmp.Or(read, write)
 	}
@@ -52,7 +52,7 @@ func (a *Answer) CopyTo(w io.Writer, flush func() error) error {
 	return err
 }
 
-func (a *Answer) copyKnown(w io.Writer) error {
+func (a *Answer) copyKnown(w io.Writer, b []byte) error {
 	here, err := a.conn.in.Peek(int(min(int64(a.conn.in.Buffered()), a.ContentLength)))
 	if err != nil {
 		return err
@@ -64,7 +64,7 @@ func (a *Answer) copyKnown(w io.Writer) error {
 	if _, err := a.conn.in.Discard(len(here)); err != nil || rest == 0 {
 		return err
 	}
-	n, err := io.Copy(w, &io.LimitedReader{R: a.conn.Conn, N: rest})
+	n, err := io.CopyBuffer(w, &io.LimitedReader{R: a.conn.Conn, N: rest}, b)
 	if err == nil && n < rest {
 		err = io.ErrUnexpectedEOF
 	}

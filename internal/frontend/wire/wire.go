@@ -315,6 +315,9 @@ func (k *conn) header(r *Request) (*http.Response, error) {
 		if err != nil {
 			return nil, err
 		}
+		if resp.StatusCode < 100 {
+			return nil, fmt.Errorf("malformed HTTP status %q", resp.Status)
+		}
 		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
 			return resp, nil
 		}

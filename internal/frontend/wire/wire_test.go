@@ -109,6 +109,7 @@ func TestAnswers(t *testing.T) {
 		{name: "closed at once", answer: "", err: broken},
 		{name: "closed in the header", answer: "HTTP/1.1 200 OK\r\nX: y", err: broken},
 		{name: "no HTTP", answer: "SSH-2.0-OpenSSH_9.2\r\n", err: malformed},
+		{name: "no status there is", answer: "HTTP/1.1 099 Early\r\n\r\n" + whole, err: malformed},
 		{name: "two lengths", answer: "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!", err: "Content-Length"},
 		{name: "negative length", answer: "HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n", err: "Content-Length"},
 		{name: "closed in the body", answer: "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", status: 200, body: "ok", bodyErr: broken},
@@ -217,32 +218,59 @@ func TestAnswerLeftUnreadEndsTheConnection(t *testing.T) {
 // What a request may have started is not started again, whoever was to blame.
 func TestNothingIsSentTwice(t *testing.T) {
 	t.Parallel()
-	var requests atomic.Int32
-	script := func(c net.Conn, in *bufio.Reader) {
-		for n := 1; ; n++ {
-			if _, err := http.ReadRequest(in); err != nil {
-				return
+	for _, tt := range []struct {
+		name string
+		good int // requests that are answered before
+		read int // bytes of the last one
+	}{{"all of it read", 1, 1000}, {"a part of it read", 1, 5}, {"nothing read of the first", 0, 0}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			script := func(c net.Conn, in *bufio.Reader) {
+				for range tt.good {
+					if _, err := http.ReadRequest(in); err != nil {
+						return
+					}
+					_, _ = io.WriteString(c, whole)
+				}
+				_, _ = c.Read(make([]byte, tt.read)) // then it hangs up
 			}
-			requests.Add(1)
-			if n == 2 {
-				return // hangs up, on a connection that was good before
-			}
-			_, _ = io.WriteString(c, whole)
-		}
+			with(t, script, func(t *testing.T, c *Client, p *pod) {
+				for range tt.good {
+					a, err := c.Do(t.Context(), "pod", get())
+					if err != nil {
+						t.Fatal(err)
+					}
+					if _, err := body(a); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if _, err := c.Do(t.Context(), "pod", get()); err == nil {
+					t.Error("it was answered")
+				}
+				if n := p.dials.Load(); n != 1 {
+					t.Errorf("the request went out on %d connections, want 1", n)
+				}
+			})
+		})
 	}
-	with(t, script, func(t *testing.T, c *Client, p *pod) {
-		a, err := c.Do(t.Context(), "pod", get())
+}
+
+// A connection that is being closed for a caller who is gone is not another caller's.
+func TestConnectionOfACallerWhoIsGoneIsNotKept(t *testing.T) {
+	t.Parallel()
+	with(t, answering(whole, whole), func(t *testing.T, c *Client, _ *pod) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		a, err := c.Do(ctx, "pod", get())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := body(a); err != nil {
+		if err := a.ReadAll(make([]byte, 2)); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Do(t.Context(), "pod", get()); !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("error %v", err)
-		}
-		if requests.Load() != 2 || p.dials.Load() != 1 {
-			t.Errorf("the pod saw %d requests on %d connections, want 2 on 1", requests.Load(), p.dials.Load())
+		cancel()
+		if a.Close(); c.kept() != 0 {
+			t.Error("the connection was kept")
 		}
 	})
 }
@@ -609,6 +637,9 @@ func expected(said []byte) (resp *http.Response, body string, bodyErr error, res
 	for range maxEarly + 1 {
 		r, err := http.ReadResponse(b, nil)
 		if err != nil {
+			return nil, "", nil, 0
+		}
+		if r.StatusCode < 100 {
 			return nil, "", nil, 0
 		}
 		if r.StatusCode >= 200 || r.StatusCode == http.StatusSwitchingProtocols {
