@@ -148,17 +148,17 @@ func slice(service int, ips ...string) *discoveryv1.EndpointSlice {
 	return s
 }
 
-// add makes a service of one pod.
-func (c *cluster) add(ctx context.Context, service int, change func(*route.Route)) error {
+// add makes a service of one pod, or none.
+func (c *cluster) add(ctx context.Context, service, pods int, change func(*route.Route)) error {
 	secret, err := routeOf(service, change).Secret()
 	if err != nil {
 		return err
 	}
-	one, labels := int32(1), map[string]string{"app": name(service)}
+	replicas, labels := int32(pods), map[string]string{"app": name(service)}
 	deployment := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: name(service), Labels: map[string]string{route.ServiceLabel: name(service)}},
 		Spec: appsv1.DeploymentSpec{
-			Replicas: &one, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: labels},
 				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "model", Image: "model"}}},
@@ -166,7 +166,7 @@ func (c *cluster) add(ctx context.Context, service int, change func(*route.Route
 		},
 	}
 	_, e1 := c.api.AppsV1().Deployments(namespace).Create(ctx, deployment, metav1.CreateOptions{})
-	_, e2 := c.api.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice(service, podIP(service, 0)), metav1.CreateOptions{})
+	_, e2 := c.api.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice(service, podIPs(service, pods)...), metav1.CreateOptions{})
 	_, e3 := c.api.CoreV1().Secrets(namespace).Create(ctx, secret, metav1.CreateOptions{})
 	return errors.Join(e1, e2, e3)
 }
@@ -176,7 +176,7 @@ func (c *cluster) addMany(ctx context.Context, from, to int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(16)
 	for i := from; i < to; i++ {
-		group.Go(func() error { return c.add(ctx, i, nil) })
+		group.Go(func() error { return c.add(ctx, i, 1, nil) })
 	}
 	return group.Wait()
 }

@@ -92,7 +92,7 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 	if err != nil {
 		return err
 	}
-	if err := c.add(ctx, compared, func(r *route.Route) { r.Versions[0].MaxConcurrent = 1000 }); err != nil {
+	if err := c.add(ctx, compared, 1, func(r *route.Route) { r.Versions[0].MaxConcurrent = 1000 }); err != nil {
 		return err
 	}
 	if err := c.serves(ctx, compared); err != nil {
@@ -186,4 +186,4 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // middle of what is sorted.
-func middle(all []float64) float64 { return all[len(all)/2] }
+func middle[T any](all []T) T { return all[len(all)/2] }

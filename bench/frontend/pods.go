@@ -47,3 +47,12 @@ func podIP(service, replica int) string {
 	n := 256 + service*16 + replica
 	return fmt.Sprintf("10.77.%d.%d", n/256, n%256)
 }
+
+// podIPs are the addresses of a service's first pods.
+func podIPs(service, replicas int) []string {
+	var all []string
+	for i := range replicas {
+		all = append(all, podIP(service, i))
+	}
+	return all
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -32,12 +33,12 @@ func (r *replicas) get() (int, time.Time) {
 }
 
 // follow stands in for Kubernetes: some time after a Deployment got more replicas, their pods are ready.
-func (o *options) follow(ctx context.Context, c *cluster, service int) (*replicas, error) {
+func (o *options) follow(ctx context.Context, c *cluster, service, pods int) (*replicas, error) {
 	w, err := c.api.AppsV1().Deployments(namespace).Watch(ctx, metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name(service)).String()})
 	if err != nil {
 		return nil, err
 	}
-	r := &replicas{n: 1}
+	r := &replicas{n: pods}
 	go func() {
 		defer w.Stop()
 		for e := range w.ResultChan() {
@@ -54,11 +55,7 @@ func (o *options) follow(ctx context.Context, c *cluster, service int) (*replica
 			r.mu.Unlock()
 			time.AfterFunc(o.podStart, func() {
 				n, _ := r.get()
-				var ips []string
-				for i := range n {
-					ips = append(ips, podIP(service, i))
-				}
-				_, _ = c.api.DiscoveryV1().EndpointSlices(namespace).Update(ctx, slice(service, ips...), metav1.UpdateOptions{}) // ctx ended
+				_, _ = c.api.DiscoveryV1().EndpointSlices(namespace).Update(ctx, slice(service, podIPs(service, n)...), metav1.UpdateOptions{}) // ctx ended
 			})
 		}
 	}()
@@ -71,13 +68,13 @@ func (o *options) scaleUp(ctx context.Context, c *cluster) error {
 	defer cancel()
 	body := make([]byte, 1<<10)
 	start := func(service int) (*replicas, error) {
-		err := c.add(ctx, service, func(r *route.Route) {
+		err := c.add(ctx, service, 1, func(r *route.Route) {
 			r.Versions[0].Scale = route.Scale{Auto: true, Min: 1, Max: route.DefaultMaxReplicas, Utilization: route.DefaultUtilization, Refresh: time.Second}
 		})
 		if err != nil {
 			return nil, err
 		}
-		r, err := o.follow(ctx, c, service)
+		r, err := o.follow(ctx, c, service, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -114,5 +111,47 @@ func (o *options) scaleUp(ctx context.Context, c *cluster) error {
 		fmt.Printf("| ramp at %.1fx, %.1f a second: replicas; p99 | %d; %.0f ms | |\n", x, o.rampOfScale*x, n, ms(m.Latencies.P99))
 	}
 	fmt.Printf("| errors in the ramp's %d requests | %d | 0 |\n", requests, failed)
+	return o.wake(ctx, c)
+}
+
+// wake measures how soon a service that sleeps is woken by its first request.
+func (o *options) wake(ctx context.Context, c *cluster) error {
+	var decided, answered []time.Duration
+	for i := range o.runs {
+		service := scaled + 50 + i
+		r, err := o.follow(ctx, c, service, 0)
+		if err != nil {
+			return err
+		}
+		err = c.add(ctx, service, 0, func(r *route.Route) {
+			r.Versions[0].Scale = route.Scale{Auto: true, Min: 0, Max: 1, Utilization: route.DefaultUtilization, Refresh: time.Second}
+		})
+		if err != nil {
+			return err
+		}
+		// A caller that is not let in wakes nobody.
+		if err := until(ctx, name(service), func() bool {
+			status, _ := ask(ctx, http.DefaultClient, service, "wrong")
+			return status == http.StatusUnauthorized
+		}); err != nil {
+			return err
+		}
+		time.Sleep(time.Second) // it sleeps
+		if n, _ := r.get(); n != 0 {
+			return fmt.Errorf("%s has %d replicas before it is called", name(service), n)
+		}
+		began := time.Now()
+		status, _ := ask(ctx, http.DefaultClient, service, key)
+		if status != http.StatusOK {
+			return fmt.Errorf("%s answered %d to the request that wakes it", name(service), status)
+		}
+		_, grew := r.get()
+		decided, answered = append(decided, grew.Sub(began)), append(answered, time.Since(began))
+	}
+	slices.Sort(decided)
+	slices.Sort(answered)
+	last := len(decided) - 1
+	fmt.Printf("| from the request that wakes a service with no replica to the decision: median, max | %.0f ms, %.0f ms | 1 s |\n", ms(middle(decided)), ms(decided[last]))
+	fmt.Printf("| … to its answer; pods take %s of it | %.2f s, %.2f s | 3 s |\n", o.podStart, middle(answered).Seconds(), answered[last].Seconds())
 	return nil
 }

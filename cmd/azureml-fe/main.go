@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -97,6 +99,7 @@ func run(logger *slog.Logger) error {
 		})
 	}
 	group.Go(func() error { return watcher.Run(watching) })
+	group.Go(func() error { collectLess(ctx); return nil })
 	group.Go(func() error {
 		<-ctx.Done()
 		stopping.Store(true)
@@ -118,4 +121,37 @@ func server(port int, h http.Handler) *http.Server {
 		Addr: ":" + strconv.Itoa(port), Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: log.New(io.Discard, "", 0), // clients that break a handshake are not news
 	}
+}
+
+// heapFloor is the size below which the heap may grow before it is collected, in bytes. Go lets it double, which for a small
+// one is soon, and requests wait for each collection.
+const heapFloor = 40 << 20
+
+// collectLess keeps to heapFloor until ctx ends.
+func collectLess(ctx context.Context) {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for now := gcPercent(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		metrics.Read(live)
+		if want := gcPercent(live[0].Value.Uint64()); want != now {
+			debug.SetGCPercent(want)
+			now = want
+		}
+	}
+}
+
+// gcPercent is how much a heap with so much that is in use may grow, in steps, because each change stops everything for a moment.
+func gcPercent(live uint64) int {
+	const least, most, step = 100, 700, 50
+	if live == 0 {
+		return least
+	}
+	percent := int(min(100*heapFloor/live, most+100)) - 100
+	return max(least, percent/step*step)
 }

@@ -41,6 +41,8 @@ const (
 	peersPort         = 9001
 	propagation       = 3 // seconds that a front end goes on after it left the load balancer
 	terminationPeriod = 90
+	memoryLimit       = "512Mi"
+	memoryTarget      = "440MiB" // for Go: where it collects garbage as often as it takes, before the limit ends it
 
 	internalBalancer = "service.beta.kubernetes.io/azure-load-balancer-internal" // annotation that AKS follows
 )
@@ -286,7 +288,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 	meta.Annotations[frontEndSpec] = string(sum)
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	requests[corev1.ResourceCPU], requests[corev1.ResourceMemory] = quantityOf("50m"), quantityOf("64Mi")
-	limits[corev1.ResourceMemory] = quantityOf("512Mi")
+	limits[corev1.ResourceMemory] = quantityOf(memoryLimit)
 	d := &appsv1.Deployment{
 		ObjectMeta: meta,
 		Spec: appsv1.DeploymentSpec{
@@ -305,7 +307,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 					}},
 					Containers: []corev1.Container{{
 						Name: frontEndName, Image: f.Image, ImagePullPolicy: corev1.PullIfNotPresent,
-						Env:   []corev1.EnvVar{fromField("POD_IP", "status.podIP"), fromField("POD_NAMESPACE", "metadata.namespace")},
+						Env:   []corev1.EnvVar{fromField("POD_IP", "status.podIP"), fromField("POD_NAMESPACE", "metadata.namespace"), {Name: "GOMEMLIMIT", Value: memoryTarget}},
 						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: httpPort}, {Name: "https", ContainerPort: httpsPort}, {Name: "peers", ContainerPort: peersPort}, {Name: "status", ContainerPort: statusPort}},
 						SecurityContext: &corev1.SecurityContext{
 							AllowPrivilegeEscalation: ptr(false), ReadOnlyRootFilesystem: ptr(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},

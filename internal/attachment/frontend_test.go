@@ -386,7 +386,7 @@ func TestFrontEndEnvironment(t *testing.T) {
 				got[e.Name] = e.Value
 			}
 		}
-		want := map[string]string{"OTEL_EXPORTER_OTLP_CERTIFICATE": "/etc/azureml-fe/OTEL_EXPORTER_OTLP_CERTIFICATE"}
+		want := map[string]string{"OTEL_EXPORTER_OTLP_CERTIFICATE": "/etc/azureml-fe/OTEL_EXPORTER_OTLP_CERTIFICATE", "GOMEMLIMIT": memoryTarget}
 		for name, value := range change {
 			want[name] = value
 		}

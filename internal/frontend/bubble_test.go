@@ -111,8 +111,8 @@ func (n *network) front(t *testing.T, addr string) *FrontEnd {
 	t.Helper()
 	f := New(quiet)
 	f.model.DialContext, f.peer.DialContext = n.dialFrom(address(addr)), n.dialFrom(address(addr))
-	t.Cleanup(f.model.CloseIdleConnections)
-	t.Cleanup(f.peer.CloseIdleConnections)
+	t.Cleanup(f.model.CloseIdle)
+	t.Cleanup(f.peer.CloseIdle)
 	n.listen(t, addr, f)
 	return f
 }

@@ -9,15 +9,14 @@
 package frontend
 
 import (
-	"log"
+	"iter"
 	"log/slog"
-	"maps"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/berthdev/berth/internal/frontend/wire"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -31,13 +30,11 @@ type FrontEnd struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *metrics
-	model   *http.Transport // to pods
-	peer    *http.Transport // to other front ends
-	// proxyLog takes what proxies have to say of answers that break off.
-	proxyLog *log.Logger
-	traced   *traced
+	model   *wire.Client // to pods
+	peer    *wire.Client // to other front ends
+	traced  *traced
 
-	services atomic.Pointer[map[string]*entry] // replaced as a whole, so that requests read it without a lock
+	services sync.Map // name to *entry; requests read it without a lock
 	peers    atomic.Pointer[peers]
 
 	mu    sync.Mutex // guards what follows, and changes of services
@@ -51,33 +48,31 @@ type entry struct {
 	versions []*version
 	tokens   *tokens
 	split    *splitter
+	owner    atomic.Pointer[ownership] // found by the first request that needs it
 }
 
 type version struct {
 	*route.Version
-	pool *pool
+	pool   *pool
+	series series
 }
 
 // New makes a front end without services.
 func New(logger *slog.Logger) *FrontEnd {
-	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1), metrics: newMetrics()}
-	f.services.Store(&map[string]*entry{})
+	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1)}
+	f.metrics = newMetrics(loads{f})
 	f.peers.Store(&peers{})
-	f.proxyLog = slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
-	f.model = transport()
-	f.peer = transport()
+	f.model = &wire.Client{DialContext: dialer.DialContext, IdleFor: podIdle}
+	f.peer = &wire.Client{DialContext: dialer.DialContext, IdleFor: peerIdle}
 	return f
 }
 
-// transport keeps a bounded number of idle connections: each takes about 18 KB, and with one to every pod of
-// thousands of services they would be most of the memory.
-func transport() *http.Transport {
-	const idle = 1000
-	return &http.Transport{
-		MaxIdleConns: idle, MaxIdleConnsPerHost: idle, IdleConnTimeout: 90 * time.Second, DisableCompression: true,
-		DialContext: dialer.DialContext,
-	}
-}
+const (
+	// podIdle is less than the 2 s after which gunicorn, where it keeps connections at all, closes them.
+	podIdle = time.Second
+	// peerIdle is less than IdleTimeout of a front end's server.
+	peerIdle = 90 * time.Second
+)
 
 func (f *FrontEnd) wakeScaler() {
 	select {
@@ -103,13 +98,12 @@ func (f *FrontEnd) SetRoute(r *route.Route) {
 	e := &entry{route: r, tokens: &tokens{verified: map[string]time.Time{}}}
 	for i := range r.Versions {
 		v := &version{Version: &r.Versions[i], pool: f.pool(r.Versions[i].Workload)}
+		v.series = series{metrics: f.metrics, service: r.Service, version: v.Name}
 		v.pool.setLimit(v.MaxConcurrent)
 		e.versions = append(e.versions, v)
 	}
 	e.split = newSplitter(r, e.versions)
-	next := maps.Clone(*f.services.Load())
-	next[r.Service] = e
-	f.services.Store(&next)
+	f.services.Store(r.Service, e)
 	f.wakeScaler()
 }
 
@@ -117,9 +111,7 @@ func (f *FrontEnd) SetRoute(r *route.Route) {
 func (f *FrontEnd) RemoveRoute(service string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	next := maps.Clone(*f.services.Load())
-	delete(next, service)
-	f.services.Store(&next)
+	f.services.Delete(service)
 	f.metrics.forget(service)
 }
 
@@ -133,7 +125,18 @@ func (f *FrontEnd) SetPods(workload string, pods map[string]bool) {
 }
 
 // service finds a service by name.
-func (f *FrontEnd) service(name string) *entry { return (*f.services.Load())[name] }
+func (f *FrontEnd) service(name string) *entry {
+	v, _ := f.services.Load(name)
+	e, _ := v.(*entry)
+	return e
+}
+
+// all are the services by name.
+func (f *FrontEnd) all() iter.Seq2[string, *entry] {
+	return func(yield func(string, *entry) bool) {
+		f.services.Range(func(name, v any) bool { return yield(name.(string), v.(*entry)) })
+	}
+}
 
 // splitter chooses versions in proportion to their percentages, evenly spread: after n requests no version
 // is more than one request away from its share.

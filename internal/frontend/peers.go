@@ -1,13 +1,16 @@
 package frontend
 
 import (
+	"context"
 	"crypto/subtle"
+	"errors"
 	"hash/fnv"
 	"net/http"
-	"net/http/httputil"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/berthdev/berth/internal/frontend/wire"
 )
 
 // peers are the front ends of the workspace that serve, this one included.
@@ -48,63 +51,69 @@ func (p *peers) owner(service string) string {
 	return best
 }
 
-// owns reports whether this front end serves a service.
-func (f *FrontEnd) owns(service string) bool {
-	p := f.peers.Load()
-	return p.token == "" || p.owner(service) == p.self
+// ownership is who serves a service, as long as the front ends are these.
+type ownership struct {
+	*peers
+	addr string
 }
 
-// passOn hands a request to the front end that serves its service. It returns false when this one does, or when the
-// other does not take the connection: then this one serves the request itself.
-func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string) bool {
+// owner returns the front ends, and the one of them that serves a service.
+func (f *FrontEnd) owner(e *entry) *ownership {
 	p := f.peers.Load()
-	if p.token == "" {
+	o := e.owner.Load()
+	if o == nil || o.peers != p {
+		o = &ownership{p, p.owner(e.route.Service)}
+		e.owner.Store(o)
+	}
+	return o
+}
+
+// owns reports whether this front end serves a service.
+func (f *FrontEnd) owns(e *entry) bool {
+	o := f.owner(e)
+	return o.token == "" || o.addr == o.self
+}
+
+// passOn hands the request to the front end that serves its service. It returns false when this one does, or when the
+// other does not take the connection: then this one serves the request itself.
+func (c *passage) passOn() bool {
+	if c.front.owns(c.entry) {
 		return false
 	}
-	owner := p.owner(service)
-	if owner == p.self {
+	o := c.front.owner(c.entry)
+	if at, ok := o.away.Load(o.addr); ok && c.front.now().Sub(at.(time.Time)) < awayFor {
 		return false
 	}
-	if at, ok := p.away.Load(owner); ok && f.now().Sub(at.(time.Time)) < awayFor {
+	err := c.readEarly()
+	if err == nil {
+		head := newBuffer(2 << 10)
+		defer head.free()
+		way := c.leaves("pass on", o.addr, 1)
+		head.b = c.toPeer(head.b, o.token)
+		out := c.request(head)
+		var a *wire.Answer
+		a, err = c.front.peer.Do(c.r.Context(), o.addr, &out)
+		way.arrived(a, err)
+		if err == nil {
+			defer a.Close()
+			copyHeader(c.w.Header(), a.Header)
+			c.stream(a, a.StatusCode)
+			return true
+		}
+	}
+	var dial *wire.DialError
+	var upload *wire.UploadError
+	switch {
+	case errors.Is(err, context.Canceled): // nobody is left to tell
+	case errors.As(err, &dial):
+		o.away.Store(o.addr, c.front.now())
 		return false
+	case errors.As(err, &upload):
+		c.brokeOff()
+	default:
+		c.front.refuse(c.w, c.service, http.StatusBadGateway, "FrontEndClosedConnection", "A front end ended while it worked on the request. Send it again.")
 	}
-	refused := false
-	body := r.Body
-	sent := &upload{ReadCloser: body}
-	r.Body = sent
-	way := f.leaves(r, "pass on", owner, 1)
-	proxy := httputil.ReverseProxy{
-		Transport: f.peer, BufferPool: copies, ErrorLog: f.proxyLog,
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.Out.URL.Scheme, pr.Out.URL.Host = "http", owner
-			pr.SetXForwarded()
-			pr.Out.Host = r.Host
-			pr.Out.Header.Set(tokenHeader, p.token)
-		},
-		ModifyResponse: func(resp *http.Response) error {
-			w.Header().Del(requestID) // the other one set it
-			way.arrived(resp, nil)
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
-			way.arrived(nil, err)
-			switch {
-			case r.Context().Err() != nil: // nobody is left to tell
-			case isDial(err):
-				p.away.Store(owner, f.now())
-				refused = true
-			case sent.broke.Load():
-				f.brokeOff(w, service)
-			default:
-				f.refuse(w, service, http.StatusBadGateway, "FrontEndClosedConnection", "A front end ended while it worked on the request. Send it again.")
-			}
-		},
-	}
-	proxy.ServeHTTP(w, r)
-	if refused {
-		r.Body = body
-	}
-	return !refused
+	return true
 }
 
 // Inner answers the other front ends.
@@ -115,7 +124,6 @@ func (f *FrontEnd) Inner() http.Handler {
 			f.refuse(w, "", http.StatusForbidden, "NotAFrontEnd", "This port is for the other front ends.")
 			return
 		}
-		r.Header.Del(tokenHeader)
 		if f.traced != nil {
 			f.traced.inner.ServeHTTP(w, r)
 			return

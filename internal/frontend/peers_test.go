@@ -39,7 +39,7 @@ func newFleet(t *testing.T, n *network) *fleet {
 	}
 	for i, f := range fl.fronts {
 		f.SetPeers(fl.addrs[i], fl.addrs, peerToken)
-		if f.owns("iris") {
+		if f.peers.Load().owner("iris") == fl.addrs[i] {
 			fl.owner = i
 		}
 	}
@@ -284,7 +284,7 @@ func TestOwnerIsKilled(t *testing.T) {
 				continue
 			}
 			f.SetPeers(fl.addrs[i], left, peerToken)
-			if f.owns("iris") {
+			if f.owns(f.service("iris")) {
 				owners++
 			}
 		}

@@ -2,7 +2,6 @@ package frontend
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -17,7 +16,8 @@ const maxQueued = 2000
 type pool struct {
 	mu      sync.Mutex
 	limit   int
-	pods    map[string]*pod // by address
+	pods    []*pod
+	next    int // where the search for a free one begins, so that equals take turns
 	queue   []*waiter
 	changed func() // told when a request finds no pod at all, so that scaling need not wait for its next look
 	last    time.Time
@@ -43,7 +43,7 @@ type waiter struct {
 }
 
 func newPool(changed func()) *pool {
-	return &pool{limit: 1, pods: map[string]*pod{}, changed: changed, last: time.Now()}
+	return &pool{limit: 1, changed: changed, last: time.Now()}
 }
 
 // setLimit changes how many requests a pod does at a time.
@@ -58,27 +58,36 @@ func (p *pool) setLimit(n int) {
 func (p *pool) setPods(pods map[string]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	maps.DeleteFunc(p.pods, func(addr string, _ *pod) bool { _, there := pods[addr]; return !there })
+	p.pods = slices.DeleteFunc(p.pods, func(d *pod) bool { _, there := pods[d.addr]; return !there })
+	have := map[string]*pod{}
+	for _, d := range p.pods {
+		have[d.addr] = d
+	}
 	for addr, usable := range pods {
-		have := p.pods[addr]
-		if have == nil {
-			have = &pod{addr: addr}
-			p.pods[addr] = have
+		d := have[addr]
+		if d == nil {
+			d = &pod{addr: addr}
+			p.pods = append(p.pods, d)
 		}
-		if usable && !have.usable {
-			have.refusing = false
+		if usable && !d.usable {
+			d.refusing = false
 		}
-		have.usable = usable
+		d.usable = usable
 	}
 	p.hand()
 }
 
-// free is the usable pod with least to do, nil when all are busy.
+// free is the usable pod with least to do, nil when all are busy. One with nothing to do ends the search.
 func (p *pool) free() *pod {
 	var best *pod
-	for _, d := range p.pods {
-		if d.serves() && d.busy < p.limit && (best == nil || d.busy < best.busy) {
-			best = d
+	for i := range p.pods {
+		d := p.pods[(p.next+i)%len(p.pods)]
+		if !d.serves() || d.busy >= p.limit || best != nil && d.busy >= best.busy {
+			continue
+		}
+		if best = d; d.busy == 0 {
+			p.next = (p.next + i + 1) % len(p.pods)
+			break
 		}
 	}
 	return best

@@ -1,7 +1,6 @@
 package frontend
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,14 +8,14 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
+	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/berthdev/berth/internal/frontend/wire"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -61,6 +60,20 @@ func parse(path string) (target, bool) {
 	return target{}, false
 }
 
+// passage is a request on its way from a caller to a pod, or to the front end that serves its service.
+type passage struct {
+	front    *FrontEnd
+	w        http.ResponseWriter
+	r        *http.Request
+	fromPeer bool
+	id       string
+	target
+	entry   *entry
+	version *version
+	early   *buffer   // a small body, read; nil otherwise
+	body    io.Reader // any other
+}
+
 // ServeHTTP answers callers.
 func (f *FrontEnd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.traced != nil && r.URL.Path != "/" {
@@ -75,63 +88,61 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 		_, _ = io.WriteString(w, "Healthy") // for load balancers
 		return
 	}
-	id := r.Header.Get(requestID)
-	if id == "" {
-		if id = r.Header.Get("X-Request-Id"); id == "" {
-			id = r.Header.Get("X-Ms-Client-Request-Id")
+	c := passage{front: f, w: w, r: r, fromPeer: fromPeer, id: r.Header.Get(requestID), body: r.Body}
+	if c.id == "" {
+		if c.id = r.Header.Get("X-Request-Id"); c.id == "" {
+			c.id = r.Header.Get("X-Ms-Client-Request-Id")
 		}
 	}
-	if id == "" {
-		id = uuid.NewString()
+	if c.id == "" {
+		c.id = uuid.NewString()
 	}
-	if len(id) > 100 {
+	if len(c.id) > 100 {
 		f.refuse(w, "", http.StatusRequestHeaderFieldsTooLarge, "RequestIdTooLong", "The request ID has more than 100 characters.")
 		return
 	}
-	r.Header.Set(requestID, id)
-	w.Header().Set(requestID, id)
-	t, ok := parse(r.URL.Path)
-	if !ok {
+	w.Header().Set(requestID, c.id)
+	var ok bool
+	if c.target, ok = parse(r.URL.Path); !ok {
 		f.refuse(w, "", http.StatusNotFound, "UnknownPath", "There is nothing at "+r.URL.Path+". Score at /api/v1/service/{name}/score.")
 		return
 	}
-	e := f.service(t.service)
-	if e == nil {
-		f.refuse(w, "", http.StatusNotFound, "UnknownService", fmt.Sprintf("There is no service %q here.", t.service))
+	if c.entry = f.service(c.service); c.entry == nil {
+		f.refuse(w, "", http.StatusNotFound, "UnknownService", fmt.Sprintf("There is no service %q here.", c.service))
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodPost && r.Method != http.MethodOptions && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, POST, OPTIONS")
-		f.refuse(w, t.service, http.StatusMethodNotAllowed, "MethodNotAllowed", "A service takes GET and POST.")
+		f.refuse(w, c.service, http.StatusMethodNotAllowed, "MethodNotAllowed", "A service takes GET and POST.")
 		return
 	}
 	if !fromPeer && r.Method != http.MethodOptions { // browsers send a preflight without credentials
-		if why := authorized(e, r, f.now()); why != "" {
+		if why := authorized(c.entry, r, f.now()); why != "" {
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			f.refuse(w, t.service, http.StatusUnauthorized, "Unauthorized", why)
+			f.refuse(w, c.service, http.StatusUnauthorized, "Unauthorized", why)
 			return
 		}
 	}
-	if !fromPeer && f.passOn(w, r, t.service) {
+	defer func() { c.early.free() }()
+	if !fromPeer && c.passOn() {
 		return
 	}
-	v := f.choose(e, t, r)
-	if v == nil {
-		f.refuse(w, t.service, http.StatusNotFound, "UnknownVersion", fmt.Sprintf("The service %q has no such version, or none that takes requests.", t.service))
+	if c.version = c.choose(); c.version == nil {
+		f.refuse(w, c.service, http.StatusNotFound, "UnknownVersion", fmt.Sprintf("The service %q has no such version, or none that takes requests.", c.service))
 		return
 	}
-	f.forward(w, r, t, v, fromPeer)
+	c.forward()
 }
 
-func (f *FrontEnd) choose(e *entry, t target, r *http.Request) *version {
-	name := t.version
+func (c *passage) choose() *version {
+	name := c.target.version
 	if name == "" {
-		name = r.Header.Get(VersionHeader)
+		name = c.r.Header.Get(VersionHeader)
 	}
 	if name != "" {
-		return e.version(name)
+		return c.entry.version(name)
 	}
-	return e.split.next()
+	return c.entry.split.next()
 }
 
 // refuse answers in the router's own name.
@@ -148,238 +159,261 @@ func (f *FrontEnd) refuse(w http.ResponseWriter, service string, status int, rea
 	f.metrics.count(service, "", status)
 }
 
-// buffers are reused from request to request.
-type buffers struct{ pool sync.Pool }
+const (
+	// small is the largest body, of a request or an answer, that is kept in memory, in bytes.
+	small    = 64 << 10
+	attempts = 4
+)
 
-func (b *buffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[]byte); ok {
-		return *p
+// buffer is memory that goes from request to request.
+type buffer struct{ b []byte }
+
+var buffers = sync.Pool{New: func() any { return &buffer{} }}
+
+// newBuffer has room for n bytes, and is empty.
+func newBuffer(n int) *buffer {
+	b, ok := buffers.Get().(*buffer)
+	if !ok {
+		panic("buffers holds something else")
 	}
-	return make([]byte, 32<<10)
+	if cap(b.b) < n {
+		b.b = make([]byte, 0, max(n, 2<<10))
+	}
+	b.b = b.b[:0]
+	return b
 }
 
-func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
+func (b *buffer) free() {
+	if b != nil {
+		buffers.Put(b)
+	}
+}
 
-var copies = &buffers{}
+// readEarly reads a small body. Only then does the server notice a client that leaves the queue, and no pod has
+// to wait for a client that sends slowly.
+func (c *passage) readEarly() error {
+	n := c.r.ContentLength
+	if n <= 0 || n > small || c.early != nil {
+		return nil
+	}
+	b := newBuffer(int(n))
+	b.b = b.b[:n]
+	if _, err := io.ReadFull(c.r.Body, b.b); err != nil {
+		b.free()
+		if gone := c.r.Context().Err(); gone != nil {
+			return gone
+		}
+		return &wire.UploadError{Err: err}
+	}
+	c.early = b
+	return nil
+}
 
-// forward sends a request to a pod of the version.
-func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *version, fromPeer bool) {
-	began := f.now()
-	if r.ContentLength > v.MaxBody {
-		f.tooLarge(w, t.service, v)
+// request is what goes out, with head as request line and header. The caller frees head when it is through with the request.
+func (c *passage) request(head *buffer) wire.Request {
+	out := wire.Request{Method: c.r.Method, Early: c.hint}
+	if c.early != nil {
+		head.b = append(head.b, c.early.b...)
+	} else if c.r.ContentLength != 0 {
+		out.Body, out.Chunked = c.body, c.r.ContentLength < 0
+		out.Cut = func() { _ = http.NewResponseController(c.w).SetReadDeadline(time.Unix(1, 0)) } // every server's connection can
+	}
+	out.Head = head.b
+	return out
+}
+
+// hint passes an informational answer on.
+func (c *passage) hint(code int, h http.Header) {
+	if !c.r.ProtoAtLeast(1, 1) {
 		return
 	}
-	if r.Body != nil {
-		r.Body = http.MaxBytesReader(w, r.Body, v.MaxBody)
-	}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	trip := &trip{front: f, version: v, cancel: cancel, client: r.Context()}
-	proxy := httputil.ReverseProxy{
-		Transport: trip, BufferPool: copies, ErrorLog: f.proxyLog,
-		Rewrite: func(p *httputil.ProxyRequest) {
-			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.URL.Path, p.Out.URL.RawPath = "http", "model", t.path, ""
-			if p.SetXForwarded(); fromPeer { // which knows the client; this one knows only the peer
-				for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-					p.Out.Header[h] = p.In.Header[h]
-				}
-			}
-			p.Out.Host = r.Host
-			if v.Name != "" {
-				p.Out.Header.Set(VersionHeader, v.Name)
-			}
-			p.Out.Header.Del("Authorization") // it is for the router; a model has no use for a key
-			p.Out.Header.Del("Upgrade")       // a model answers a request, and its pod is free again
-			p.Out.Header.Del("Connection")
-		},
-		ModifyResponse: func(resp *http.Response) error {
-			resp.Header.Set(answeredBy, "model")
-			if resp.StatusCode == http.StatusInternalServerError { // as the original does
-				resp.StatusCode = http.StatusBadGateway
-				resp.Header.Set(reasonHeader, "ModelError")
-			}
-			if v.Name != "" {
-				resp.Header.Set(VersionHeader, v.Name)
-			}
-			w.Header().Del(requestID)
-			resp.Header.Set(requestID, r.Header.Get(requestID))
-			f.metrics.done(t.service, v.Name, resp.StatusCode, f.now().Sub(began))
-			return nil
-		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { f.failed(w, t, v, trip, err) },
-	}
-	proxy.ServeHTTP(w, r.WithContext(ctx))
+	to := c.w.Header()
+	copyHeader(to, h)
+	c.w.WriteHeader(code)
+	clear(to)
+	to[requestID] = []string{c.id}
 }
 
-func (f *FrontEnd) tooLarge(w http.ResponseWriter, service string, v *version) {
-	f.refuse(w, service, http.StatusRequestEntityTooLarge, "BodyTooLarge", fmt.Sprintf("The body is larger than the limit of %d bytes.", v.MaxBody))
+// forward sends the request to a pod of the version. It waits for one, and finds another when a pod does not take the
+// connection, because then no model has seen the request.
+func (c *passage) forward() {
+	v, ctx, began := c.version, c.r.Context(), c.front.now()
+	if c.r.ContentLength > v.MaxBody {
+		c.tooLarge()
+		return
+	}
+	if c.r.ContentLength < 0 {
+		c.body = http.MaxBytesReader(c.w, c.r.Body, v.MaxBody)
+	}
+	if err := c.readEarly(); err != nil {
+		c.failed(err)
+		return
+	}
+	cold := time.Duration(0)
+	if v.Scale.Auto && v.Scale.Min == 0 {
+		cold = max(v.Timeout, route.DefaultTimeout) // a version that sleeps is woken by its first request
+	}
+	head := newBuffer(2 << 10)
+	defer head.free()
+	var out wire.Request
+	for n := 1; ; n++ {
+		wait := c.queued()
+		d, why := v.pool.acquire(ctx, v.QueueWait, cold)
+		wait.served(why)
+		if d == nil {
+			c.refused(why)
+			return
+		}
+		way := c.leaves("ask a replica", d.addr, n)
+		if n == 1 || way != nil { // each try has a place in the trace, of which the header tells
+			head.b = c.toPod(head.b[:0])
+			out = c.request(head)
+		}
+		out.Deadline = time.Now().Add(v.Timeout)
+		a, err := c.front.model.Do(ctx, d.addr, &out)
+		way.arrived(a, err)
+		if err == nil {
+			c.answer(a, d, out.Deadline, began)
+			return
+		}
+		var dial *wire.DialError
+		again := errors.As(err, &dial) && ctx.Err() == nil && time.Now().Before(out.Deadline)
+		v.pool.release(d, again)
+		if !again {
+			c.failed(err)
+			return
+		}
+		if n == attempts {
+			c.refused(noReplicas)
+			return
+		}
+	}
 }
 
-// failed answers for a request that got no answer of a model.
-func (f *FrontEnd) failed(w http.ResponseWriter, t target, v *version, trip *trip, err error) {
-	var big *http.MaxBytesError
-	switch {
-	case errors.As(err, &big):
-		f.tooLarge(w, t.service, v)
-	case trip.client.Err() != nil:
-		f.metrics.count(t.service, v.Name, statusClientGone) // nobody is left to tell
-	case trip.sent.broke.Load():
-		f.brokeOff(w, t.service)
-	case trip.refused == overloaded:
-		f.refuse(w, t.service, http.StatusServiceUnavailable, "Overloaded", fmt.Sprintf("Too many requests for service %s (overloaded): none of its replicas became free within %s. Raise the number of replicas, or lower the target utilization.", t.service, v.QueueWait))
-	case trip.refused == noReplicas:
-		f.refuse(w, t.service, http.StatusServiceUnavailable, "NoReadyReplicas", "No ready replicas for service "+t.service+". Its state and logs say why: get_logs().")
-	case errors.Is(err, errTimeout) || trip.timedOut || trip.refused == clientGone: // gone, while the client is there: the time limit
-		f.refuse(w, t.service, http.StatusGatewayTimeout, "ScoringTimeout", fmt.Sprintf("The model did not answer within %s (scoring_timeout_ms).", v.Timeout))
+// answer passes a model's answer on, and gives its pod back as soon as the model is done.
+func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
+	give := func() { c.version.pool.release(d, false) }
+	if a.StatusCode == http.StatusSwitchingProtocols {
+		a.Close()
+		give()
+		c.failed(errors.New("the model switched protocols, which it was not asked to do"))
+		return
+	}
+	if n := a.ContentLength; a.Empty() || n > 0 && n <= small {
+		// One that breaks off can then still become an error that says so, and no pod has to wait for a client that
+		// reads slowly.
+		var body *buffer
+		var err error
+		if !a.Empty() {
+			body = newBuffer(int(n))
+			defer body.free()
+			body.b = body.b[:n]
+			err = a.ReadAll(body.b)
+		}
+		a.Close()
+		give()
+		if gone := c.r.Context().Err(); err != nil && gone != nil && !a.Severed {
+			err = gone
+		}
+		if err != nil {
+			c.failed(err)
+			return
+		}
+		c.w.WriteHeader(c.header(a, began))
+		if body != nil {
+			_, _ = c.w.Write(body.b) // the client is gone when this fails
+		}
+		return
+	}
+	// A client that does not read keeps the answer open for as long as it likes, not the pod.
+	end := sync.OnceFunc(func() { a.Abort(); give() })
+	defer end()
+	defer a.Close()
+	defer time.AfterFunc(time.Until(deadline), end).Stop()
+	if !a.Severed {
+		defer context.AfterFunc(c.r.Context(), end)()
+	}
+	c.stream(a, c.header(a, began))
+}
+
+// header sets the header of a model's answer, and returns the status.
+func (c *passage) header(a *wire.Answer, began time.Time) int {
+	h := c.w.Header()
+	copyHeader(h, a.Header)
+	status := a.StatusCode
+	h[answeredBy] = byModel
+	if status == http.StatusInternalServerError { // as the original does
+		status = http.StatusBadGateway
+		h.Set(reasonHeader, "ModelError")
+	}
+	if c.version.Name != "" {
+		h.Set(VersionHeader, c.version.Name)
+	}
+	h[requestID] = []string{c.id}
+	c.version.series.done(status, c.front.now().Sub(began))
+	return status
+}
+
+var byModel = []string{"model"}
+
+// stream passes on an answer whose header is set, as it comes. When it breaks off, so does the client's connection: half an answer must not
+// look like a whole one.
+func (c *passage) stream(a *wire.Answer, status int) {
+	for k := range a.Trailer {
+		c.w.Header().Add("Trailer", k)
+	}
+	c.w.WriteHeader(status)
+	if err := a.CopyTo(c.w, http.NewResponseController(c.w).Flush); err != nil {
+		if c.r.Context().Err() == nil {
+			c.front.log.Warn("an answer broke off", "service", c.service, "request", c.id, "error", err)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	for k, v := range a.Trailer {
+		c.w.Header()[k] = v
+	}
+}
+
+func (c *passage) tooLarge() {
+	c.front.refuse(c.w, c.service, http.StatusRequestEntityTooLarge, "BodyTooLarge", fmt.Sprintf("The body is larger than the limit of %d bytes.", c.version.MaxBody))
+}
+
+// refused answers for a request that got no pod.
+func (c *passage) refused(why refusal) {
+	switch why {
+	case clientGone:
+		c.gone()
+	case noReplicas:
+		c.front.refuse(c.w, c.service, http.StatusServiceUnavailable, "NoReadyReplicas", "No ready replicas for service "+c.service+". Its state and logs say why: get_logs().")
 	default:
-		f.refuse(w, t.service, http.StatusBadGateway, "ReplicaClosedConnection", "Replica closed connection before replying: its container ended or was ended while it worked. get_logs() says more.")
+		c.front.refuse(c.w, c.service, http.StatusServiceUnavailable, "Overloaded", fmt.Sprintf("Too many requests for service %s (overloaded): none of its replicas became free within %s. Raise the number of replicas, or lower the target utilization.", c.service, c.version.QueueWait))
 	}
-}
-
-// brokeOff answers for a body that ended before its end, or is malformed.
-func (f *FrontEnd) brokeOff(w http.ResponseWriter, service string) {
-	f.refuse(w, service, http.StatusBadRequest, "BodyBrokeOff", "The request's body broke off, or its chunks are malformed. Send it again, whole.")
 }
 
 // statusClientGone is what requests are counted as whose client did not wait for the answer.
 const statusClientGone = 499
 
-var errTimeout = errors.New("scoring took too long")
+func (c *passage) gone() { c.front.metrics.count(c.service, c.version.Name, statusClientGone) } // nobody is left to tell
 
-// trip is one request's way to a pod: it waits for one, and finds another when a pod does not take
-// the connection, because then no model has seen the request.
-type trip struct {
-	front    *FrontEnd
-	version  *version
-	cancel   context.CancelCauseFunc
-	client   context.Context
-	refused  refusal
-	timedOut bool
-	sent     upload
-}
-
-// upload is a request's body on its way. An attempt that fails closes it, but it stays open for the next one;
-// the server closes what is under it in the end.
-type upload struct {
-	io.ReadCloser
-	broke atomic.Bool // the client did not send it to its end
-}
-
-func (u *upload) Read(p []byte) (int, error) {
-	n, err := u.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		u.broke.Store(true)
-	}
-	return n, err
-}
-
-// Close does nothing.
-func (*upload) Close() error { return nil }
-
-const attempts = 4
-
-// RoundTrip implements http.RoundTripper.
-func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
-	v := t.version
-	cold := time.Duration(0)
-	if v.Scale.Auto && v.Scale.Min == 0 {
-		cold = max(v.Timeout, route.DefaultTimeout) // a version that sleeps is woken by its first request
-	}
-	if r.Body != nil && r.Body != http.NoBody {
-		t.sent.ReadCloser = r.Body
-		r.Body = &t.sent
-		if err := readEarly(r); err != nil {
-			return nil, err
-		}
-	}
-	for n := 1; ; n++ {
-		wait := t.front.queued(r.Context())
-		d, why := v.pool.acquire(r.Context(), v.QueueWait, cold)
-		wait.served(why)
-		if d == nil {
-			t.refused = why
-			return nil, errors.New("no pod")
-		}
-		timer := time.AfterFunc(v.Timeout, func() { t.cancel(errTimeout) })
-		r.URL.Host = d.addr
-		way := t.front.leaves(r, "ask a replica", d.addr, n)
-		resp, err := t.front.model.RoundTrip(r)
-		way.arrived(resp, err)
-		if err == nil {
-			empty := resp.Body == http.NoBody
-			body := &held{ReadCloser: resp.Body, release: func() { timer.Stop(); v.pool.release(d, false) }}
-			resp.Body = body
-			switch {
-			case resp.StatusCode == http.StatusSwitchingProtocols:
-				_ = resp.Body.Close() // it is of no use
-				return nil, errors.New("the model switched protocols, which it was not asked to do")
-			case !empty && resp.ContentLength > 0 && resp.ContentLength <= small:
-				err = readAnswer(resp)
-				t.timedOut = errors.Is(context.Cause(r.Context()), errTimeout)
-			default:
-				// A client that does not read keeps the answer open for as long as it likes, not the pod.
-				context.AfterFunc(r.Context(), body.giveBack)
-			}
-			return resp, err
-		}
-		timer.Stop()
-		t.timedOut = errors.Is(context.Cause(r.Context()), errTimeout)
-		dial := isDial(err) && r.Context().Err() == nil
-		v.pool.release(d, dial)
-		if !dial {
-			return nil, err
-		}
-		if n == attempts {
-			t.refused = noReplicas
-			return nil, err
-		}
+// failed answers for a request that got no answer of a model.
+func (c *passage) failed(err error) {
+	var big *http.MaxBytesError
+	var upload *wire.UploadError
+	switch {
+	case errors.As(err, &big):
+		c.tooLarge()
+	case errors.Is(err, context.Canceled):
+		c.gone()
+	case errors.As(err, &upload):
+		c.brokeOff()
+	case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded):
+		c.front.refuse(c.w, c.service, http.StatusGatewayTimeout, "ScoringTimeout", fmt.Sprintf("The model did not answer within %s (scoring_timeout_ms).", c.version.Timeout))
+	default:
+		c.front.refuse(c.w, c.service, http.StatusBadGateway, "ReplicaClosedConnection", "Replica closed connection before replying: its container ended or was ended while it worked. get_logs() says more.")
 	}
 }
 
-// small is the largest body, of a request or an answer, that is kept in memory, in bytes.
-const small = 64 << 10
-
-// readEarly reads a small body. Only then does the server notice a client that leaves the queue, and no pod has
-// to wait for a client that sends slowly.
-func readEarly(r *http.Request) error {
-	if r.ContentLength <= 0 || r.ContentLength > small {
-		return nil
-	}
-	body := make([]byte, r.ContentLength)
-	if _, err := io.ReadFull(r.Body, body); err != nil {
-		return err
-	}
-	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	r.Body, _ = r.GetBody() // never fails
-	return nil
+// brokeOff answers for a body that ended before its end, or is malformed.
+func (c *passage) brokeOff() {
+	c.front.refuse(c.w, c.service, http.StatusBadRequest, "BodyBrokeOff", "The request's body broke off, or its chunks are malformed. Send it again, whole.")
 }
-
-// readAnswer reads a small answer. One that breaks off can then still become an error that says so, and no pod has
-// to wait for a client that reads slowly.
-func readAnswer(resp *http.Response) error {
-	body := make([]byte, resp.ContentLength)
-	_, err := io.ReadFull(resp.Body, body)
-	_ = resp.Body.Close() // gives the pod back
-	resp.Body = io.NopCloser(bytes.NewReader(body))
-	return err
-}
-
-func isDial(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
-}
-
-// held is an answer's body that gives its pod back when it ends.
-type held struct {
-	io.ReadCloser
-	once    sync.Once
-	release func()
-}
-
-func (h *held) Close() error {
-	err := h.ReadCloser.Close()
-	h.giveBack()
-	return err
-}
-
-func (h *held) giveBack() { h.once.Do(h.release) }

@@ -580,42 +580,58 @@ func TestNeverTwice(t *testing.T) {
 	}
 }
 
-// The same over TCP, where connections are refused and broken by the machine.
+// The same over TCP and TLS, where connections are refused and broken by the machine.
 func TestOverTCP(t *testing.T) {
 	t.Parallel()
-	pod := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		if string(body) == "hang up" {
-			panic(http.ErrAbortHandler)
-		}
-		_, _ = w.Write(body)
-	}))
-	defer pod.Close()
-	gone, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, two := range []bool{false, true} {
+		t.Run(fmt.Sprintf("HTTP2=%v", two), func(t *testing.T) {
+			t.Parallel()
+			pod := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				if string(body) == "hang up" {
+					panic(http.ErrAbortHandler)
+				}
+				w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+				_, _ = w.Write(body)
+			}))
+			defer pod.Close()
+			gone, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = gone.Close()
+			f := New(quiet)
+			defer f.model.CloseIdle()
+			f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].QueueWait = 10 * time.Second }))
+			f.SetPods("iris", up(pod.Listener.Addr().String(), gone.Addr().String()))
+			front := httptest.NewUnstartedServer(f)
+			front.EnableHTTP2 = two
+			front.StartTLS()
+			defer front.Close()
+			post := func(body io.Reader) answer {
+				r := requestTo(t, front.Listener.Addr().String(), "POST", "/api/v1/service/iris/score", body)
+				r.URL.Scheme = "https"
+				return send(front.Client(), r)
+			}
+			for i := range 20 {
+				a := post(strings.NewReader(fmt.Sprint(i)))
+				a.want(t, 200, "model", "")
+				if a.body != fmt.Sprint(i) {
+					t.Fatalf("request %d got %q", i, a.body)
+				}
+			}
+			post(strings.NewReader("hang up")).want(t, 502, "router", "ReplicaClosedConnection")
+			post(strings.NewReader("again")).want(t, 200, "model", "")
+			large := strings.Repeat("0123456789", 60000)
+			for _, body := range []io.Reader{strings.NewReader(large), chunked{strings.NewReader(large)}} {
+				a := post(body)
+				a.want(t, 200, "model", "")
+				if a.body != large {
+					t.Errorf("%d bytes of %d came back", len(a.body), len(large))
+				}
+			}
+		})
 	}
-	_ = gone.Close()
-	f := New(quiet)
-	defer f.model.CloseIdleConnections()
-	f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].QueueWait = 10 * time.Second }))
-	f.SetPods("iris", up(pod.Listener.Addr().String(), gone.Addr().String()))
-	front := httptest.NewTLSServer(f)
-	defer front.Close()
-	post := func(body string) answer {
-		r := requestTo(t, front.Listener.Addr().String(), "POST", "/api/v1/service/iris/score", strings.NewReader(body))
-		r.URL.Scheme = "https"
-		return send(front.Client(), r)
-	}
-	for i := range 20 {
-		a := post(fmt.Sprint(i))
-		a.want(t, 200, "model", "")
-		if a.body != fmt.Sprint(i) {
-			t.Fatalf("request %d got %q", i, a.body)
-		}
-	}
-	post("hang up").want(t, 502, "router", "ReplicaClosedConnection")
-	post("again").want(t, 200, "model", "")
 }
 
 func TestRouteChangesTakeEffect(t *testing.T) {
@@ -699,8 +715,8 @@ func TestThousandsOfRoutes(t *testing.T) {
 			f.SetPods(name(i), nil)
 			f.RemoveRoute(name(i))
 		}
-		if left := len(*f.services.Load()); left != 0 {
-			t.Errorf("%d routes are left", left)
+		for name := range f.all() {
+			t.Errorf("%s is left", name)
 		}
 	})
 }

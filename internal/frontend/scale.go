@@ -14,7 +14,11 @@ const (
 	// sleepAfter is how long a version that may sleep waits for another request first.
 	sleepAfter = 10 * time.Minute
 	// lookEvery is how often it is looked whose next decision is due.
-	lookEvery = 250 * time.Millisecond
+	lookEvery = 100 * time.Millisecond
+	// early is how much before the end of its period a decision may come: with the shortest period, a second, it
+	// and its way to Kubernetes then take no longer than that, and a look that comes a moment too early need not wait
+	// for another.
+	early = 125 * time.Millisecond
 )
 
 // wanted is the number of replicas that a load needs: so many that busy replicas and queued requests are
@@ -80,14 +84,12 @@ func (f *FrontEnd) Run(ctx context.Context, scaler Scaler, replicas func(workloa
 
 func (f *FrontEnd) scale(now time.Time, histories map[string]*history, scaler Scaler, replicas func(string) (int, bool)) {
 	seen := map[string]bool{}
-	for name, e := range *f.services.Load() {
-		mine := f.owns(name)
+	for _, e := range f.all() {
 		for _, v := range e.versions {
-			l := v.pool.load(now)
-			f.metrics.load(name, v.Name, l)
-			if !v.Scale.Auto || !mine {
+			if !v.Scale.Auto || !f.owns(e) {
 				continue
 			}
+			l := v.pool.load(now)
 			seen[v.Workload] = true
 			h := histories[v.Workload]
 			if h == nil {
@@ -102,7 +104,7 @@ func (f *FrontEnd) scale(now time.Time, histories map[string]*history, scaler Sc
 			if !ok {
 				continue
 			}
-			h.next = now.Add(v.Scale.Refresh - lookEvery/2) // a look that comes a moment early must not wait for another
+			h.next = now.Add(v.Scale.Refresh - early)
 			to := min(h.decide(now, wanted(v.Scale, l, v.MaxConcurrent), have), v.Scale.Max)
 			if to == have {
 				continue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/berthdev/berth/internal/frontend/wire"
 	"github.com/berthdev/berth/internal/tracing"
 )
 
@@ -75,11 +77,11 @@ func routeOf(t target) string {
 type leg struct{ span trace.Span }
 
 // queued begins the wait for a pod.
-func (f *FrontEnd) queued(ctx context.Context) *leg {
-	if f.traced == nil {
+func (c *passage) queued() *leg {
+	if c.front.traced == nil {
 		return nil
 	}
-	_, span := tracing.Begin(ctx, "wait for a replica")
+	_, span := tracing.Begin(c.r.Context(), "wait for a replica")
 	return &leg{span}
 }
 
@@ -95,35 +97,35 @@ func (l *leg) served(why refusal) {
 }
 
 // leaves begins the way of a request to a pod, the try-th one, or to another front end. The request says so to who takes it.
-func (f *FrontEnd) leaves(r *http.Request, what, addr string, try int) *leg {
-	if f.traced == nil {
+func (c *passage) leaves(what, addr string, try int) *leg {
+	if c.front.traced == nil {
 		return nil
 	}
 	host, port, _ := net.SplitHostPort(addr)
-	attrs := []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(r.Method), semconv.ServerAddress(host)}
+	attrs := []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(c.r.Method), semconv.ServerAddress(host)}
 	if n, err := strconv.Atoi(port); err == nil {
 		attrs = append(attrs, semconv.ServerPort(n))
 	}
 	if try > 1 {
 		attrs = append(attrs, semconv.HTTPRequestResendCount(try-1))
 	}
-	ctx, span := tracing.Begin(r.Context(), what, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attrs...))
-	tracing.Inject(ctx, r.Header)
+	ctx, span := tracing.Begin(c.r.Context(), what, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attrs...))
+	tracing.Inject(ctx, c.r.Header)
 	return &leg{span}
 }
 
 // arrived ends a request's way with the answer's header, or without one.
-func (l *leg) arrived(resp *http.Response, err error) {
+func (l *leg) arrived(a *wire.Answer, err error) {
 	if l == nil {
 		return
 	}
 	if err == nil {
-		l.span.SetAttributes(semconv.HTTPResponseStatusCode(resp.StatusCode))
-		if resp.StatusCode >= http.StatusInternalServerError {
+		l.span.SetAttributes(semconv.HTTPResponseStatusCode(a.StatusCode))
+		if a.StatusCode >= http.StatusInternalServerError {
 			l.span.SetStatus(codes.Error, "")
 		}
 	}
-	if errors.Is(err, errTimeout) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
 		tracing.Fail(l.span, semconv.ErrorTypeKey.String("ScoringTimeout"))
 		err = nil
 	}

@@ -38,8 +38,8 @@ type real struct {
 func serveReal(t *testing.T, log *slog.Logger, pods ...http.HandlerFunc) *real {
 	t.Helper()
 	r := &real{front: New(log), seen: make(chan http.Header, 100)}
-	t.Cleanup(r.front.model.CloseIdleConnections)
-	t.Cleanup(r.front.peer.CloseIdleConnections)
+	t.Cleanup(r.front.model.CloseIdle)
+	t.Cleanup(r.front.peer.CloseIdle)
 	traces, err := tracing.Start(t.Context(), "azureml-fe", log)
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func TestTrace_NextPodWhenOneDoesNotTakeTheConnection(t *testing.T) {
 	wantTree(t, f.told(c), `
 server POST /api/v1/service/{service}/score status_code=200 route=/api/v1/service/{service}/score service=iris version=v1 answered_by=model
   internal wait for a replica
-  client ask a replica type=*net.OpError failed
+  client ask a replica type=*wire.DialError failed
   internal wait for a replica
   client ask a replica status_code=200 resend_count=1
 `)
@@ -271,7 +271,7 @@ func TestTrace_HopToTheOwner(t *testing.T) {
 	other := 0
 	for i, f := range fronts {
 		f.front.SetPeers(addrs[i], addrs, peerToken)
-		if !f.front.owns("iris") {
+		if !f.front.owns(f.front.service("iris")) {
 			other = i
 		}
 	}
@@ -321,10 +321,10 @@ func TestTrace_Off(t *testing.T) {
 	if n := len(c.Headers()); n != 0 {
 		t.Errorf("%d exports", n)
 	}
-	r := f.request(t, nil)
+	p := &passage{front: f.front, r: f.request(t, nil)}
 	if n := testing.AllocsPerRun(100, func() {
-		f.front.queued(r.Context()).served(0)
-		f.front.leaves(r, "x", "127.0.0.1:1", 2).arrived(nil, io.EOF)
+		p.queued().served(0)
+		p.leaves("x", "127.0.0.1:1", 2).arrived(nil, io.EOF)
 	}); n != 0 {
 		t.Errorf("%v allocations for a request of which nothing is told", n)
 	}

@@ -65,8 +65,8 @@ type Watcher struct {
 	deployments cache.Store
 
 	mu     sync.Mutex
-	slices map[string]*discoveryv1.EndpointSlice // by name
-	probes map[string]*probe                     // by address
+	slices map[string]map[string]*discoveryv1.EndpointSlice // by service, by name
+	probes map[string]map[string]*probe                     // by service, by address
 	token  string
 }
 
@@ -83,7 +83,7 @@ const (
 
 // Run watches until ctx ends. It returns early only when the first lists cannot be read in that time.
 func (w *Watcher) Run(ctx context.Context) error {
-	w.slices, w.probes = map[string]*discoveryv1.EndpointSlice{}, map[string]*probe{}
+	w.slices, w.probes = map[string]map[string]*discoveryv1.EndpointSlice{}, map[string]map[string]*probe{}
 	if w.asker == nil {
 		w.asker = &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	}
@@ -142,35 +142,66 @@ func (w *Watcher) Run(ctx context.Context) error {
 // Ready reports whether everything was learned once.
 func (w *Watcher) Ready() bool { return w.ready.Load() }
 
+// parsed is a route's Secret as it is kept: the route that the front end follows, and nothing twice.
+type parsed struct {
+	metav1.ObjectMeta
+	route *route.Route
+	err   error
+}
+
+// workload is what is kept of a Deployment: how many replicas it is set to.
+type workload struct {
+	metav1.ObjectMeta
+	replicas *int32
+}
+
 // trim drops what front ends do not look at, so that thousands of objects stay small.
 func trim(o any) (any, error) {
-	if m, ok := o.(metav1.ObjectMetaAccessor); ok {
-		meta := m.GetObjectMeta()
-		meta.SetManagedFields(nil)
-		meta.SetAnnotations(nil)
-	}
-	if d, ok := o.(*appsv1.Deployment); ok {
-		return &appsv1.Deployment{ObjectMeta: d.ObjectMeta, Spec: appsv1.DeploymentSpec{Replicas: d.Spec.Replicas}}, nil
+	switch o := o.(type) {
+	case *corev1.Secret:
+		if o.Type != route.SecretType {
+			return o, nil
+		}
+		r, err := route.FromSecret(o)
+		return &parsed{trimmed(o.ObjectMeta), r, err}, nil
+	case *discoveryv1.EndpointSlice:
+		small := &discoveryv1.EndpointSlice{ObjectMeta: trimmed(o.ObjectMeta)}
+		for _, e := range o.Endpoints {
+			small.Endpoints = append(small.Endpoints, discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions})
+		}
+		return small, nil
+	case *appsv1.Deployment:
+		return &workload{trimmed(o.ObjectMeta), o.Spec.Replicas}, nil
 	}
 	return o, nil
 }
 
+// trimmed is what informers and this package need of an object's metadata.
+func trimmed(m metav1.ObjectMeta) metav1.ObjectMeta {
+	small := metav1.ObjectMeta{Name: m.Name, Namespace: m.Namespace, ResourceVersion: m.ResourceVersion}
+	for _, k := range []string{route.ServiceLabel, discoveryv1.LabelServiceName} {
+		if v, ok := m.Labels[k]; ok {
+			metav1.SetMetaDataLabel(&small, k, v)
+		}
+	}
+	return small
+}
+
 func (w *Watcher) setRoute(o any) {
-	s, ok := o.(*corev1.Secret)
+	p, ok := o.(*parsed)
 	if !ok {
 		return
 	}
-	r, err := route.FromSecret(s)
-	if err != nil {
-		w.Log.Error("a route breaks a rule; the last one is kept", "secret", s.Name, "error", err)
+	if p.err != nil {
+		w.Log.Error("a route breaks a rule; the last one is kept", "secret", p.Name, "error", p.err)
 		return
 	}
-	w.Front.SetRoute(r)
+	w.Front.SetRoute(p.route)
 }
 
 func (w *Watcher) removeRoute(o any) {
-	if s, ok := o.(*corev1.Secret); ok {
-		w.Front.RemoveRoute(s.Labels[route.ServiceLabel])
+	if p, ok := o.(*parsed); ok {
+		w.Front.RemoveRoute(p.Labels[route.ServiceLabel])
 	}
 }
 
@@ -208,10 +239,7 @@ func (w *Watcher) setToken(o any) {
 func (w *Watcher) tellPeers() {
 	self := net.JoinHostPort(w.Self, strconv.Itoa(PeersPort))
 	addrs := map[string]bool{}
-	for _, s := range w.slices {
-		if s.Labels[discoveryv1.LabelServiceName] != PeersService {
-			continue
-		}
+	for _, s := range w.slices[PeersService] {
 		for _, e := range s.Endpoints {
 			if is(e.Conditions.Ready) {
 				for _, a := range e.Addresses {
@@ -234,8 +262,12 @@ func (w *Watcher) setSlice(ctx context.Context, o any) {
 	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.slices[s.Name] = s
-		w.changed(ctx, s.Labels[discoveryv1.LabelServiceName])
+		service := s.Labels[discoveryv1.LabelServiceName]
+		if w.slices[service] == nil {
+			w.slices[service] = map[string]*discoveryv1.EndpointSlice{}
+		}
+		w.slices[service][s.Name] = s
+		w.changed(ctx, service)
 	}
 }
 
@@ -243,8 +275,11 @@ func (w *Watcher) removeSlice(ctx context.Context, o any) {
 	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.slices, s.Name)
-		w.changed(ctx, s.Labels[discoveryv1.LabelServiceName])
+		service := s.Labels[discoveryv1.LabelServiceName]
+		if delete(w.slices[service], s.Name); len(w.slices[service]) == 0 {
+			delete(w.slices, service)
+		}
+		w.changed(ctx, service)
 	}
 }
 
@@ -255,8 +290,8 @@ func (w *Watcher) changed(ctx context.Context, service string) {
 		return
 	}
 	pods := map[string]bool{}
-	for _, s := range w.slices {
-		if s.Labels[discoveryv1.LabelServiceName] != service || s.Labels[route.ServiceLabel] == "" {
+	for _, s := range w.slices[service] {
+		if s.Labels[route.ServiceLabel] == "" {
 			continue
 		}
 		for _, e := range s.Endpoints {
@@ -265,45 +300,39 @@ func (w *Watcher) changed(ctx context.Context, service string) {
 			}
 			addr := net.JoinHostPort(e.Addresses[0], strconv.Itoa(route.ContainerPort))
 			pods[addr] = is(e.Conditions.Serving)
-			w.probe(ctx, service, addr, pods[addr])
-			pods[addr] = pods[addr] || w.probes[addr] != nil && w.probes[addr].passed
+			pods[addr] = w.probe(ctx, service, addr, pods[addr])
 		}
 	}
-	for addr, p := range w.probes {
-		if _, there := pods[addr]; !there && w.of(addr) == "" {
+	for addr, p := range w.probes[service] {
+		if _, there := pods[addr]; !there {
 			p.cancel()
-			delete(w.probes, addr)
+			delete(w.probes[service], addr)
 		}
+	}
+	if len(w.probes[service]) == 0 {
+		delete(w.probes, service)
 	}
 	w.Front.SetPods(service, pods)
 }
 
-// of is the service whose slices name an address, "" for none.
-func (w *Watcher) of(addr string) string {
-	host, _, _ := net.SplitHostPort(addr)
-	for _, s := range w.slices {
-		for _, e := range s.Endpoints {
-			if len(e.Addresses) > 0 && e.Addresses[0] == host && !is(e.Conditions.Terminating) {
-				return s.Labels[discoveryv1.LabelServiceName]
-			}
-		}
-	}
-	return ""
-}
-
-// probe sees to it that a pod that is not ready is asked itself, and one that is, is not. w.mu is held.
-func (w *Watcher) probe(ctx context.Context, service, addr string, ready bool) {
-	p := w.probes[addr]
+// probe sees to it that a pod that is not ready is asked itself, and one that is, is not. It reports whether the pod
+// is ready, or said so when it was asked. w.mu is held.
+func (w *Watcher) probe(ctx context.Context, service, addr string, ready bool) bool {
+	p := w.probes[service][addr]
 	switch {
 	case ready && p != nil:
 		p.cancel()
-		delete(w.probes, addr)
+		delete(w.probes[service], addr)
 	case !ready && p == nil:
 		ctx, cancel := context.WithCancel(ctx)
 		p = &probe{cancel: cancel}
-		w.probes[addr] = p
+		if w.probes[service] == nil {
+			w.probes[service] = map[string]*probe{}
+		}
+		w.probes[service][addr] = p
 		go w.ask(ctx, service, addr, p)
 	}
+	return ready || p.passed
 }
 
 // ask waits until a pod answers.
@@ -337,16 +366,16 @@ func (w *Watcher) ask(ctx context.Context, service, addr string, p *probe) {
 }
 
 // replicas is what a Deployment is set to.
-func (w *Watcher) replicas(workload string) (int, bool) {
-	o, ok, err := w.deployments.GetByKey(w.Namespace + "/" + workload)
+func (w *Watcher) replicas(name string) (int, bool) {
+	o, ok, err := w.deployments.GetByKey(w.Namespace + "/" + name)
 	if err != nil || !ok {
 		return 0, false
 	}
-	d, ok := o.(*appsv1.Deployment)
-	if !ok || d.Spec.Replicas == nil {
+	d, ok := o.(*workload)
+	if !ok || d.replicas == nil {
 		return 0, false
 	}
-	return int(*d.Spec.Replicas), true
+	return int(*d.replicas), true
 }
 
 // Scale implements frontend.Scaler.
