@@ -41,14 +41,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Registry is where images are pushed. Host is its name in references, as nodes know it;
-// Transport leads to it from here (nil: the network). Insecure means plain HTTP.
+// Registry is where images are pushed. Host is its name in references, as nodes know it, and may go on
+// with what all repositories there begin with: registry.example.com/team. Transport leads to it from here (nil: the
+// network). Insecure means plain HTTP.
 type Registry struct {
 	Host      string
-	Username  string
-	Password  string
+	Keychain  authn.Keychain // asked at each use; nil means none
 	Insecure  bool
 	Transport http.RoundTripper
+	Own       bool // Berth's own, from which it removes images that nobody needs
 }
 
 // Reference names an image by its digest: host/repository@sha256:….
@@ -132,29 +133,29 @@ func (r *Registry) repository(repo string) (name.Repository, error) {
 }
 
 func (r *Registry) options(ctx context.Context) []remote.Option {
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(&authn.Basic{Username: r.Username, Password: r.Password})}
+	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(keys{r})}
 	if r.Transport != nil {
 		opts = append(opts, remote.WithTransport(r.Transport))
 	}
 	return opts
 }
 
-// find returns the image that a tag names, "" for none. It stores the image's manifest again, so that
-// a collection that begins before the caller noted the image down takes it for a new one.
+// find returns the image that a tag names, "" for none. In Berth's own registry it stores the image's manifest again, so
+// that a collection that begins before the caller noted the image down takes it for a new one.
 func (r *Registry) find(ctx context.Context, repo, tag string) (Reference, error) {
 	rep, err := r.repository(repo)
 	if err != nil {
 		return "", err
 	}
 	found, err := remote.Get(rep.Tag(tag), r.options(ctx)...)
-	if err == nil {
+	if err == nil && r.Own {
 		err = remote.Put(rep.Tag(tag), found, r.options(ctx)...)
 	}
-	if said(err, transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode, transport.ManifestBlobUnknownErrorCode) {
+	if said(err, transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode, transport.ManifestBlobUnknownErrorCode) || answered(err, http.StatusNotFound) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("asking the registry %s: %w", r.Host, err)
+		return "", r.trouble("asking", rep, err)
 	}
 	return Reference(rep.Digest(found.Digest.String()).Name()), nil
 }
@@ -169,7 +170,7 @@ func (r *Registry) push(ctx context.Context, repo, tag string, img v1.Image) (Re
 		err = remote.Write(rep.Tag(tag), img, r.options(ctx)...)
 	}
 	if err != nil {
-		return "", fmt.Errorf("pushing to the registry %s: %w", r.Host, err)
+		return "", r.trouble("pushing to", rep, err)
 	}
 	d, err := img.Digest()
 	if err != nil {

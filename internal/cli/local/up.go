@@ -41,6 +41,7 @@ type upOptions struct {
 	libexec  string
 	faults   string
 	blobs    string
+	registry string
 	logLevel string
 	versions machinelearning.VersionRange
 	room     time.Duration
@@ -66,7 +67,17 @@ gs://bucket, azblob://container or file:///folder; ?prefix=berth/ keeps them bel
 Credentials are those that the cloud's own tools use: AWS_ACCESS_KEY_ID and so on,
 GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY. The choice is
 remembered; moving files from one bucket to another is up to you. Give an S3 bucket a
-lifecycle rule that aborts incomplete multipart uploads.`,
+lifecycle rule that aborts incomplete multipart uploads.
+
+Images are pushed to a registry in Berth itself, unless --registry names another one:
+registry.example.com/team puts them below team/berth there, http://HOST means plain HTTP.
+It must allow repositories of several parts, and Berth must be signed in, as the user it
+runs as: docker login, podman login, crane auth login, or a credential helper; DOCKER_CONFIG
+names another folder than ~/.docker. A new sign-in is found without a restart. Nodes of
+local clusters, which have no way out of their network, fetch through Berth and never see
+those credentials; Berth removes nothing from such a registry. The choice is remembered,
+and --registry embedded goes back. Web services that run serve on after a change; their
+images are made again in the new registry, and their pods replaced one by one.`,
 		Example: "  berth up --detach\n  berth up --provider fake --listen 127.0.0.1:8443",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
@@ -80,6 +91,7 @@ lifecycle rule that aborts incomplete multipart uploads.`,
 	f.StringVar(&o.libexec, "libexec", "", "folder with the programs of the local provider (default: libexec beside the berth program)")
 	f.StringVar(&o.faults, "faults", "", "what goes wrong in the fake provider, e.g. failEnsureAt=1+3,readyAfter=2s")
 	f.StringVar(&o.blobs, "blobs", "", "URL of the bucket for files (default: the one it had last, or the folder blobs in the home)")
+	f.StringVar(&o.registry, "registry", "", "registry for images, [http://]HOST[:PORT][/PREFIX] or embedded (default: the one it had last, or embedded)")
 	f.TextVar(&o.versions, "kubernetes-versions", app.DefaultKubernetes, "Kubernetes versions of clusters that can be attached")
 	f.DurationVar(&o.room, "schedule-wait", app.DefaultScheduleWait, "how long a deployment waits for room on the nodes before it fails")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -105,6 +117,11 @@ func (o *upOptions) run(ctx context.Context) error {
 			return &cmd.UsageError{Err: fmt.Errorf("--blobs: %w", err)}
 		}
 	}
+	if o.registry != "" {
+		if err := app.ValidRegistry(o.registry); err != nil {
+			return &cmd.UsageError{Err: fmt.Errorf("--registry: %w", err)}
+		}
+	}
 	if o.provider == "local" && os.Geteuid() != 0 {
 		o.env.Warnf(notRoot)
 	}
@@ -123,7 +140,7 @@ func (o *upOptions) config(home app.Home, logTo io.Writer) (app.Config, error) {
 	logger := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
 	slog.SetDefault(logger)
 	return app.Config{
-		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Blobs: o.blobs, Logger: logger,
+		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Blobs: o.blobs, Registry: o.registry, Logger: logger,
 		Kubernetes: o.versions, ScheduleWait: o.room,
 	}, nil
 }
@@ -217,7 +234,7 @@ func (o *upOptions) detached(ctx context.Context, home app.Home) error {
 		return err
 	}
 	child := exec.Command(exe, "up", "--home", string(home), "--listen", o.listen, "--provider", o.provider, "--region", o.region,
-		"--libexec", libexec(o.libexec), "--faults", o.faults, "--blobs", o.blobs, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String())
+		"--libexec", libexec(o.libexec), "--faults", o.faults, "--blobs", o.blobs, "--registry", o.registry, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String())
 	child.Env = append(withoutProxy(o.env.Environ), readyEnv+"=3")
 	child.Stdout, child.Stderr = log, log
 	child.ExtraFiles = []*os.File{write}
