@@ -230,7 +230,7 @@ func (w *workloads) frontEnds(pull func(context.Context) ([]byte, error)) func(c
 		}
 		var refused *image.RegistryError
 		if errors.As(err, &refused) {
-			err = armerr.New(armerr.CodeRegistryNotUsable, "%s", refused.Message).Because(err)
+			err = armerr.New(armerr.CodeRegistryNotUsable, "%s", refused.Message)
 		}
 		if err != nil {
 			return attachment.FrontEnd{}, err
