@@ -88,7 +88,9 @@ func (t *through) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		status := http.StatusBadGateway // not 401: it is Berth that was refused, and not the node
 		if res.StatusCode == http.StatusTooManyRequests {
 			status = res.StatusCode
-			w.Header().Set("Retry-After", res.Header.Get("Retry-After"))
+			if after := res.Header.Get("Retry-After"); after != "" {
+				w.Header().Set("Retry-After", after)
+			}
 		}
 		err := t.to.trouble("asking", repo, transport.CheckError(res))
 		t.log.Warn("a node's pull failed", "repository", repo.Name(), "digest", id, "error", err)
