@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,10 +15,10 @@ import (
 func TestMaking(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		down, attempts := errors.New("the registry is silent"), 0
+		down := errors.New("the registry is silent")
+		var attempts atomic.Int32
 		m := &making{of: func(ctx context.Context) (image.Reference, error) {
-			attempts++
-			if attempts > 1 {
+			if attempts.Add(1) > 1 {
 				return "made", nil
 			}
 			<-ctx.Done()
@@ -29,8 +30,8 @@ func TestMaking(t *testing.T) {
 				t.Fatalf("%q, %v while it is being made", ref, err)
 			}
 		}
-		if took := time.Since(start); took != 20*makingPatience || attempts != 1 {
-			t.Errorf("asking took %v, for %d attempts", took, attempts)
+		if took := time.Since(start); took != 20*makingPatience || attempts.Load() != 1 {
+			t.Errorf("asking took %v, for %d attempts", took, attempts.Load())
 		}
 		time.Sleep(makingLimit - time.Since(start) + time.Nanosecond)
 		m.mu.Lock()
@@ -44,8 +45,8 @@ func TestMaking(t *testing.T) {
 				t.Errorf("then %q, %v", ref, err)
 			}
 		}
-		if attempts != 2 {
-			t.Errorf("%d attempts", attempts)
+		if n := attempts.Load(); n != 2 {
+			t.Errorf("%d attempts", n)
 		}
 	})
 }
