@@ -24,6 +24,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
 	"github.com/berthdev/berth/internal/cluster"
+	"github.com/berthdev/berth/internal/cluster/fake"
 	"github.com/berthdev/berth/internal/cluster/local"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/dataplane/collect"
@@ -58,6 +59,7 @@ type Config struct {
 	Libexec  string // folder with the programs of the local provider
 	Faults   string // what goes wrong in the fake provider, see fake.ParseFaults
 	Blobs    string // URL of the bucket for files, see blob.ValidURL; empty means the one it had last, or a folder in the home
+	Registry string // where images go: an address, see image.Remote, or EmbeddedRegistry; empty means the one it had last, at first the embedded one
 	Logger   *slog.Logger
 
 	// Kubernetes is the supported range for attaching (A4); zero means the client library's.
@@ -144,7 +146,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, work.blobs.Close()) }()
-	provider, err := newProvider(cfg, in, work.registry)
+	provider, err := newProvider(cfg, in, work.registries(cfg.Logger))
 	if err != nil {
 		return err
 	}
@@ -277,8 +279,12 @@ func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provid
 		Tenant: in.Tenant, Installation: in.ID, Clusters: clusters, Attach: attachment.Kubernetes{}, Kubernetes: cfg.Kubernetes,
 		DataPlane: func(location string) string { return "https://" + location + ".api.azureml.ms" },
 	}
-	if provider.Name() == local.Name {
-		ml.FrontEnd = work.frontEnds()
+	switch provider.Name() {
+	case fake.Name: // its clusters run no pods
+	case local.Name:
+		ml.FrontEnd = work.frontEnds(work.pullThrough)
+	default:
+		ml.FrontEnd = work.frontEnds(work.images.PullConfig)
 	}
 	nouns := newNouns(cfg, m, work, ml)
 	access := &authorization.Service{Store: st, Now: cfg.Now}

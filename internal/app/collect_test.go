@@ -58,7 +58,7 @@ func fill(t *testing.T, s *server) (account, repo string) {
 		t.Fatal(err)
 	}
 	repo = "berth/workspaces/" + account + "/code"
-	images := &image.Registry{Host: "registry.test", Username: "u", Password: "p", Insecure: true, Transport: handled{r}}
+	images := &image.Registry{Host: "registry.test", Keychain: image.Password{User: "u", Password: "p"}, Insecure: true, Own: true, Transport: handled{r}}
 	file := image.File{Path: "f", Size: 4, Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("code")), nil }}
 	// Berth's first look after its start takes this for a push that broke off when it falls between layers and manifest.
 	deadline := time.Now().Add(20 * time.Second)

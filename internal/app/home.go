@@ -47,8 +47,9 @@ type Installation struct {
 	ID           string `json:"id"` // short, names things on the machine and in clusters
 	Tenant       string `json:"tenantId"`
 	Subscription string `json:"subscriptionId"`
-	Port         int    `json:"port,omitempty"`  // where it listened last
-	Blobs        string `json:"blobs,omitempty"` // the bucket that was chosen last
+	Port         int    `json:"port,omitempty"`     // where it listened last
+	Blobs        string `json:"blobs,omitempty"`    // the bucket that was chosen last
+	Registry     string `json:"registry,omitempty"` // the registry that was chosen last
 }
 
 // LoadInstallation reads the installation's identity, or makes it.

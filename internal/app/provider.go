@@ -2,7 +2,6 @@ package app
 
 import (
 	"fmt"
-	"net/http"
 
 	"github.com/berthdev/berth/internal/cluster"
 	"github.com/berthdev/berth/internal/cluster/fake"
@@ -10,7 +9,7 @@ import (
 )
 
 // newProvider makes the cluster provider that the configuration names.
-func newProvider(cfg Config, in Installation, registry http.Handler) (cluster.Provider, error) {
+func newProvider(cfg Config, in Installation, registries []local.Registry) (cluster.Provider, error) {
 	if cfg.UseProvider != nil {
 		return cfg.UseProvider, nil
 	}
@@ -18,7 +17,7 @@ func newProvider(cfg Config, in Installation, registry http.Handler) (cluster.Pr
 	case "local":
 		return local.New(local.Config{
 			StateDir: cfg.Home.Clusters(), LibexecDir: cfg.Libexec, Installation: in.ID, Logger: cfg.Logger, Now: cfg.Now,
-			Registry: registry, RegistryHost: registryHost,
+			Registries: registries,
 		}), nil
 	case "fake":
 		faults, err := fake.ParseFaults(cfg.Faults)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -11,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +20,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
@@ -44,8 +49,9 @@ const registryUser = "berth"
 // workloads are the parts of Berth that models and web services need: where files, images and routes come from.
 type workloads struct {
 	blobs    *blob.Store
-	registry *registry.Registry
-	images   *image.Registry
+	registry *registry.Registry // Berth's own, which serves what it has also where images go to another one
+	own      *image.Registry    // the same, for images
+	images   *image.Registry    // where images go: own, or the one that was chosen
 	builder  *image.Builder
 	password string
 	frontEnd string            // the program's file
@@ -88,7 +94,12 @@ func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Sto
 	if err != nil {
 		return nil, errors.Join(err, w.blobs.Close())
 	}
-	w.images = &image.Registry{Host: registryHost, Username: registryUser, Password: w.password, Insecure: true, Transport: inProcess(ctx, w.registry)}
+	w.own = &image.Registry{
+		Host: registryHost, Keychain: image.Password{User: registryUser, Password: w.password}, Insecure: true, Transport: inProcess(ctx, w.registry), Own: true,
+	}
+	if w.images, err = openImages(ctx, cfg, w.own); err != nil {
+		return nil, errors.Join(err, w.blobs.Close())
+	}
 	w.builder = &image.Builder{
 		Registry: w.images, Base: filepath.Join(cfg.Libexec, "base", "python3.11.tar"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
 	}
@@ -137,6 +148,43 @@ func openBlobs(ctx context.Context, cfg Config, in Installation, key []byte) (*b
 	return blobs, cfg.Home.save(in)
 }
 
+// EmbeddedRegistry chooses Berth's own registry.
+const EmbeddedRegistry = "embedded"
+
+// ValidRegistry says what is wrong with a registry's address.
+func ValidRegistry(address string) error {
+	if address == EmbeddedRegistry {
+		return nil
+	}
+	_, err := image.Remote(address, nil)
+	return err
+}
+
+// openImages opens the registry that was chosen now or last. It is not asked for anything yet: one that is down or
+// refuses must not keep Berth from what runs, and deployments say what is wrong with it.
+func openImages(ctx context.Context, cfg Config, own *image.Registry) (*image.Registry, error) {
+	in, err := cfg.Home.LoadInstallation() // with what was chosen just now
+	if err != nil {
+		return nil, err
+	}
+	before, chosen := cmp.Or(in.Registry, EmbeddedRegistry), cfg.Registry
+	if chosen == "" {
+		chosen = before
+	}
+	images := own
+	if chosen != EmbeddedRegistry {
+		if images, err = image.Remote(chosen, authn.DefaultKeychain); err != nil {
+			return nil, fmt.Errorf("--registry: %w", err)
+		}
+	}
+	if chosen == before {
+		return images, nil
+	}
+	cfg.Logger.InfoContext(ctx, "images go to another registry from now on; those of web services that run are made there again", "before", before, "now", chosen)
+	in.Registry = chosen
+	return images, cfg.Home.save(in)
+}
+
 // inProcess is a transport that leads to a handler of this process, without a port that others could use.
 func inProcess(ctx context.Context, h http.Handler) http.RoundTripper {
 	l := &pipes{conns: make(chan net.Conn), done: ctx.Done()}
@@ -175,49 +223,116 @@ func (l *pipes) Accept() (net.Conn, error) {
 func (l *pipes) Close() error   { return nil }
 func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "registry", Net: "pipe"} }
 
-// pullConfig is what nodes show the registry, as Kubernetes keeps it.
-func (w *workloads) pullConfig() ([]byte, error) {
-	auth := base64.StdEncoding.EncodeToString([]byte(registryUser + ":" + w.password))
-	return json.Marshal(map[string]any{"auths": map[string]any{registryHost: map[string]string{"auth": auth}}})
+// registries are what nodes reach that reach nothing but this process. Whatever registry they fetch from, they show
+// Berth's own password: that of another one stays here.
+func (w *workloads) registries(log *slog.Logger) []local.Registry {
+	all := []local.Registry{{Host: registryHost, Handler: w.registry}}
+	if w.images != w.own {
+		all = append(all, local.Registry{Host: w.images.Server(), Handler: registry.Lock(registryUser, w.password, w.images.Through(log))})
+	}
+	return all
 }
 
-// frontEnds returns how the front end's image is made, which happens once.
-func (w *workloads) frontEnds() func(context.Context) (attachment.FrontEnd, error) {
-	var mu sync.Mutex
-	var made *attachment.FrontEnd
+// pullThrough is what nodes show that fetch images through this process, as Kubernetes keeps it.
+func (w *workloads) pullThrough(context.Context) ([]byte, error) {
+	auth := map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(registryUser + ":" + w.password))}
+	return json.Marshal(map[string]any{"auths": map[string]any{registryHost: auth, w.images.Server(): auth}})
+}
+
+// frontEnds returns how the front end is run: its image, which is made once, and with what nodes fetch it, which is asked
+// for each time. Errors: *armerr.Error when the registry cannot be used.
+func (w *workloads) frontEnds(pull func(context.Context) ([]byte, error)) func(context.Context) (attachment.FrontEnd, error) {
+	once := &making{of: w.frontEndImage}
 	return func(ctx context.Context) (attachment.FrontEnd, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if made != nil {
-			return *made, nil
+		ref, err := once.get(ctx)
+		var show []byte
+		if err == nil {
+			show, err = pull(ctx)
 		}
-		f, err := os.Open(w.frontEnd)
-		if errors.Is(err, fs.ErrNotExist) {
-			return attachment.FrontEnd{}, fmt.Errorf("the front end's program is not at %s; make frontend builds it", w.frontEnd)
+		var refused *image.RegistryError
+		if errors.As(err, &refused) {
+			err = armerr.New(armerr.CodeRegistryNotUsable, "%s", refused.Message)
 		}
 		if err != nil {
 			return attachment.FrontEnd{}, err
 		}
-		defer func() { _ = f.Close() }() // it was only read
-		info, err := f.Stat()
-		if err != nil {
-			return attachment.FrontEnd{}, err
-		}
-		sum := sha256.New()
-		if _, err := io.Copy(sum, f); err != nil {
-			return attachment.FrontEnd{}, err
-		}
-		ref, err := w.images.Program(ctx, "berth/azureml-fe", hex.EncodeToString(sum.Sum(nil)), image.LocalFile("azureml-fe", w.frontEnd, info))
-		if err != nil {
-			return attachment.FrontEnd{}, err
-		}
-		pull, err := w.pullConfig()
-		if err != nil {
-			return attachment.FrontEnd{}, err
-		}
-		made = &attachment.FrontEnd{Image: string(ref), Version: Version, Registry: pull, Env: w.traces.Env, EnvFiles: w.traces.Files}
-		return *made, nil
+		return attachment.FrontEnd{Image: string(ref), Version: Version, Registry: show, Env: w.traces.Env, EnvFiles: w.traces.Files}, nil
 	}
+}
+
+const (
+	makingLimit    = time.Minute
+	makingPatience = 2 * time.Second // of whoever asks, who holds up others meanwhile
+)
+
+// making makes an image that is the same for all, beside those who ask for it: a registry may be slow, or silent.
+type making struct {
+	of func(context.Context) (image.Reference, error)
+
+	mu   sync.Mutex
+	ref  image.Reference
+	err  error         // of the last attempt
+	done chan struct{} // closed when the present attempt ends; nil when there is none
+}
+
+// get returns the image, or why it is not there yet.
+func (m *making) get(ctx context.Context) (image.Reference, error) {
+	m.mu.Lock()
+	if m.ref != "" {
+		defer m.mu.Unlock()
+		return m.ref, nil
+	}
+	if m.done == nil {
+		m.done = make(chan struct{})
+		go m.try(context.WithoutCancel(ctx))
+	}
+	done := m.done
+	m.mu.Unlock()
+	patience := time.NewTimer(makingPatience)
+	defer patience.Stop()
+	select {
+	case <-done:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ref == "" && m.err == nil {
+		return "", errors.New("the front end's image is being made")
+	}
+	return m.ref, m.err
+}
+
+func (m *making) try(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, makingLimit)
+	defer cancel()
+	ref, err := m.of(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ref, m.err = ref, err
+	close(m.done)
+	m.done = nil
+}
+
+// frontEndImage finds or makes the image of the front end's program.
+func (w *workloads) frontEndImage(ctx context.Context) (image.Reference, error) {
+	f, err := os.Open(w.frontEnd)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("the front end's program is not at %s; make frontend builds it", w.frontEnd)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return w.images.Program(ctx, "berth/azureml-fe", hex.EncodeToString(sum.Sum(nil)), image.LocalFile("azureml-fe", w.frontEnd, info))
 }
 
 // nouns are the data plane's parts, which need each other.

@@ -45,14 +45,15 @@ import (
 	"github.com/berthdev/berth/internal/tracing"
 )
 
-// Registry is where images are pushed. Host is its name in references, as nodes know it;
-// Transport leads to it from here (nil: the network). Insecure means plain HTTP.
+// Registry is where images are pushed. Host is its name in references, as nodes know it, and may go on
+// with what all repositories there begin with: registry.example.com/team. Transport leads to it from here (nil: the
+// network). Insecure means plain HTTP.
 type Registry struct {
 	Host      string
-	Username  string
-	Password  string
+	Keychain  authn.Keychain // asked at each use; nil means none
 	Insecure  bool
 	Transport http.RoundTripper
+	Own       bool // Berth's own, from which it removes images that nobody needs
 }
 
 // Reference names an image by its digest: host/repository@sha256:….
@@ -139,46 +140,50 @@ func (r *Registry) repository(repo string) (name.Repository, error) {
 }
 
 func (r *Registry) options(ctx context.Context) []remote.Option {
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(&authn.Basic{Username: r.Username, Password: r.Password})}
+	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(keys{r})}
 	if r.Transport != nil {
 		opts = append(opts, remote.WithTransport(r.Transport))
 	}
 	return opts
 }
 
-// find returns the image that a tag names, "" for none. It stores the image's manifest again, so that
-// a collection that begins before the caller noted the image down takes it for a new one.
+// find returns the image that a tag names, "" for none. In Berth's own registry it stores the image's manifest again, so
+// that a collection that begins before the caller noted the image down takes it for a new one.
 func (r *Registry) find(ctx context.Context, repo, tag string) (Reference, error) {
 	rep, err := r.repository(repo)
 	if err != nil {
 		return "", err
 	}
 	found, err := remote.Get(rep.Tag(tag), r.options(ctx)...)
-	if err == nil {
+	if err == nil && r.Own {
 		err = remote.Put(rep.Tag(tag), found, r.options(ctx)...)
 	}
-	if said(err, transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode, transport.ManifestBlobUnknownErrorCode) {
+	if said(err, transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode, transport.ManifestBlobUnknownErrorCode) || answered(err, http.StatusNotFound) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("asking the registry %s: %w", r.Host, err)
+		return "", r.trouble("asking", rep, err)
 	}
 	return Reference(rep.Digest(found.Digest.String()).Name()), nil
 }
 
 // Has reports whether an image is in the registry. It is no use of the image.
 func (r *Registry) Has(ctx context.Context, ref Reference) (bool, error) {
-	repo, digest, _ := strings.Cut(strings.TrimPrefix(string(ref), r.Host+"/"), "@")
+	name, here := strings.CutPrefix(string(ref), r.Host+"/")
+	if !here {
+		return false, nil // it was made for another registry
+	}
+	repo, digest, _ := strings.Cut(name, "@")
 	rep, err := r.repository(repo)
 	if err != nil {
 		return false, err
 	}
 	_, err = remote.Get(rep.Digest(digest), r.options(ctx)...)
-	if said(err, transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode) {
+	if said(err, transport.ManifestUnknownErrorCode, transport.NameUnknownErrorCode) || answered(err, http.StatusNotFound) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("asking the registry %s: %w", r.Host, err)
+		return false, r.trouble("asking", rep, err)
 	}
 	return true, nil
 }
@@ -195,7 +200,7 @@ func (r *Registry) push(ctx context.Context, repo, tag string, img v1.Image) (re
 		err = remote.Write(rep.Tag(tag), img, r.options(ctx)...)
 	}
 	if err != nil {
-		return "", fmt.Errorf("pushing to the registry %s: %w", r.Host, err)
+		return "", r.trouble("pushing to", rep, err)
 	}
 	d, err := img.Digest()
 	if err != nil {

@@ -36,7 +36,7 @@ func startRegistry(t *testing.T, dir string) *Registry {
 	srv := httptest.NewServer(reg)
 	t.Cleanup(srv.Close)
 	addr := srv.Listener.Addr().String()
-	return &Registry{Host: "registry.test", Username: "berth", Password: testPassword, Insecure: true, Transport: &http.Transport{
+	return &Registry{Host: "registry.test", Keychain: Password{"berth", testPassword}, Insecure: true, Own: true, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, network, addr)

@@ -111,6 +111,17 @@ func (l *layer) MediaType() (types.MediaType, error) { return types.OCIUncompres
 func (l *layer) Compressed() (io.ReadCloser, error)  { return l.Uncompressed() }
 func (l *layer) Uncompressed() (io.ReadCloser, error) {
 	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(l.write(w)) }() // never fails: it only passes the error on
+	go func() {
+		err := l.write(w)
+		if err != nil {
+			err = &sourceError{err}
+		}
+		_ = w.CloseWithError(err) // never fails: it only passes the error on
+	}()
 	return r, nil
 }
+
+// sourceError is an error of what a layer is made of, as opposed to one of the registry that it goes to.
+type sourceError struct{ error }
+
+func (e *sourceError) Unwrap() error { return e.error }

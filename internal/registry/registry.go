@@ -76,15 +76,7 @@ func Open(cfg Config) (*Registry, error) {
 }
 
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	name, password, _ := req.BasicAuth()
-	n, p := sha256.Sum256([]byte(name)), sha256.Sum256([]byte(password))
-	if subtle.ConstantTimeCompare(n[:], r.user[:])&subtle.ConstantTimeCompare(p[:], r.password[:]) != 1 {
-		h := w.Header()
-		h.Set("Www-Authenticate", `Basic realm="Berth"`)
-		h.Set("Docker-Distribution-Api-Version", "registry/2.0")
-		h.Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusUnauthorized)
-		_, _ = io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"The registry needs Berth's own user and password; nodes have them in the pull secret of the workspace's namespace."}]}`)
+	if !admitted(w, req, r.user, r.password) {
 		return
 	}
 	if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") {
@@ -92,6 +84,32 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		defer r.naming.RUnlock()
 	}
 	r.app.ServeHTTP(w, req)
+}
+
+// Lock lets only those through to a handler who know a user and password, as the registry itself does.
+func Lock(username, password string, h http.Handler) http.Handler {
+	u, p := sha256.Sum256([]byte(username)), sha256.Sum256([]byte(password))
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if admitted(w, req, u, p) {
+			h.ServeHTTP(w, req)
+		}
+	})
+}
+
+// admitted reports whether a request has the user and password with these sums. Unless it has, it is answered.
+func admitted(w http.ResponseWriter, req *http.Request, user, password [sha256.Size]byte) bool {
+	u, p, _ := req.BasicAuth()
+	us, ps := sha256.Sum256([]byte(u)), sha256.Sum256([]byte(p))
+	if subtle.ConstantTimeCompare(us[:], user[:])&subtle.ConstantTimeCompare(ps[:], password[:]) == 1 {
+		return true
+	}
+	h := w.Header()
+	h.Set("Www-Authenticate", `Basic realm="Berth"`)
+	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
+	h.Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusUnauthorized)
+	_, _ = io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"The registry needs Berth's own user and password; nodes have them in the pull secret of the workspace's namespace."}]}`)
+	return false
 }
 
 // logTo sends what the library says to a logger. It has one logger for the process; what it calls

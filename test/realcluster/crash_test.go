@@ -37,9 +37,9 @@ func (i *installation) must(args ...string) string {
 	return out
 }
 
-func (i *installation) up() {
+func (i *installation) up(more ...string) {
 	i.t.Helper()
-	i.must("up", "--detach", "--libexec", os.Getenv("BERTH_LIBEXEC"))
+	i.must(append([]string{"up", "--detach", "--libexec", os.Getenv("BERTH_LIBEXEC")}, more...)...)
 }
 
 // kill ends the server as kill -9 does, and starts it again.
@@ -101,16 +101,22 @@ func (i *installation) state(args ...string) func(string) func() bool {
 	}
 }
 
-// TestKilled kills Berth at moments of create, attach, detach and delete, from the answer
-// to the request on until almost everything runs or is gone. It converges every time, what ran
-// goes on, and nothing is orphaned.
-func TestKilled(t *testing.T) {
+// needBerth skips a test where the program cannot be run.
+func needBerth(t *testing.T) {
+	t.Helper()
 	if os.Getenv("BERTH_BIN") == "" || os.Getenv("BERTH_LIBEXEC") == "" || os.Getuid() != 0 {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("this needs root, BERTH_BIN and BERTH_LIBEXEC; make test sets them")
 		}
 		t.Skip("needs root, BERTH_BIN and BERTH_LIBEXEC; make test sets them")
 	}
+}
+
+// TestKilled kills Berth at moments of create, attach, detach and delete, from the answer
+// to the request on until almost everything runs or is gone. It converges every time, what ran
+// goes on, and nothing is orphaned.
+func TestKilled(t *testing.T) {
+	needBerth(t)
 	untouched(t)
 	i := &installation{t: t, home: t.TempDir()}
 	i.up()

@@ -50,6 +50,7 @@ const (
 	CodeDeleteOfAttached          = "DeleteOfAttachedClusterNotAllowed"
 	CodeAttachmentSuperseded      = "AttachmentSuperseded"
 	CodeClusterCreationFailed     = "ClusterCreationFailed"
+	CodeRegistryNotUsable         = "RegistryNotUsable"
 )
 
 // Code describes one code for the reference page.
@@ -105,6 +106,7 @@ var codes = map[string]Code{
 	CodeDeleteOfAttached:          {http.StatusBadRequest, "A cluster that was attached can be detached, not deleted (A6)."},
 	CodeAttachmentSuperseded:      {http.StatusConflict, "A later attachment took the cluster (A5)."},
 	CodeClusterCreationFailed:     {http.StatusBadRequest, "The managed cluster of a compute could not be created."},
+	CodeRegistryNotUsable:         {http.StatusBadGateway, "The registry that images go to does not answer, or refuses Berth; the message says why and what to do."},
 }
 
 // Codes returns the whole table.

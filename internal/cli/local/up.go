@@ -41,6 +41,7 @@ type upOptions struct {
 	libexec  string
 	faults   string
 	blobs    string
+	registry string
 	logLevel string
 	versions machinelearning.VersionRange
 	room     time.Duration
@@ -69,6 +70,16 @@ GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY. The
 remembered; moving files from one bucket to another is up to you. Give an S3 bucket a
 lifecycle rule that aborts incomplete multipart uploads.
 
+Images are pushed to a registry in Berth itself, unless --registry names another one:
+registry.example.com/team puts them below team/berth there, http://HOST means plain HTTP.
+It must allow repositories of several parts, and Berth must be signed in, as the user it
+runs as: docker login, podman login, crane auth login, or a credential helper; DOCKER_CONFIG
+names another folder than ~/.docker. A new sign-in is found without a restart. Nodes of
+local clusters, which have no way out of their network, fetch through Berth and never see
+those credentials; Berth removes nothing from such a registry. The choice is remembered,
+and --registry embedded goes back. Web services that run serve on after a change; their
+images are made again in the new registry, and their pods replaced one by one.
+
 With OTEL_EXPORTER_OTLP_ENDPOINT it exports OpenTelemetry traces, and so do the front ends of
 clusters; docs/observability.md has the rest of the variables.`,
 		Example: "  berth up --detach\n  berth up --provider fake --listen 127.0.0.1:8443",
@@ -84,6 +95,7 @@ clusters; docs/observability.md has the rest of the variables.`,
 	f.StringVar(&o.libexec, "libexec", "", "folder with the programs of the local provider (default: libexec beside the berth program)")
 	f.StringVar(&o.faults, "faults", "", "what goes wrong in the fake provider, e.g. failEnsureAt=1+3,readyAfter=2s")
 	f.StringVar(&o.blobs, "blobs", "", "URL of the bucket for files (default: the one it had last, or the folder blobs in the home)")
+	f.StringVar(&o.registry, "registry", "", "registry for images, [http://]HOST[:PORT][/PREFIX] or embedded (default: the one it had last, or embedded)")
 	f.TextVar(&o.versions, "kubernetes-versions", app.DefaultKubernetes, "Kubernetes versions of clusters that can be attached")
 	f.DurationVar(&o.room, "schedule-wait", app.DefaultScheduleWait, "how long a deployment waits for room on the nodes before it fails")
 	f.DurationVar(&o.images, "keep-images", app.DefaultKeepImages, "how long images that no web service needs stay after their last use; those of environments stay four times as long")
@@ -113,6 +125,11 @@ func (o *upOptions) run(ctx context.Context) error {
 	if o.images < app.MinKeepImages {
 		return &cmd.UsageError{Err: fmt.Errorf("--keep-images: %v is too short: a deployment's images have to stay until they run. Give at least %v", o.images, app.MinKeepImages)}
 	}
+	if o.registry != "" {
+		if err := app.ValidRegistry(o.registry); err != nil {
+			return &cmd.UsageError{Err: fmt.Errorf("--registry: %w", err)}
+		}
+	}
 	if o.provider == "local" && os.Geteuid() != 0 {
 		o.env.Warnf(notRoot)
 	}
@@ -131,7 +148,7 @@ func (o *upOptions) config(home app.Home, logTo io.Writer) (app.Config, error) {
 	logger := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: level}))
 	slog.SetDefault(logger)
 	return app.Config{
-		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Blobs: o.blobs, Logger: logger,
+		Home: home, Listen: o.listen, Provider: o.provider, Region: o.region, Libexec: libexec(o.libexec), Faults: o.faults, Blobs: o.blobs, Registry: o.registry, Logger: logger,
 		Kubernetes: o.versions, ScheduleWait: o.room, KeepImages: o.images,
 	}, nil
 }
@@ -225,8 +242,7 @@ func (o *upOptions) detached(ctx context.Context, home app.Home) error {
 		return err
 	}
 	child := exec.Command(exe, "up", "--home", string(home), "--listen", o.listen, "--provider", o.provider, "--region", o.region,
-		"--libexec", libexec(o.libexec), "--faults", o.faults, "--blobs", o.blobs, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String(),
-		"--keep-images", o.images.String())
+		"--libexec", libexec(o.libexec), "--faults", o.faults, "--blobs", o.blobs, "--registry", o.registry, "--log-level", o.logLevel, "--kubernetes-versions", string(versions), "--schedule-wait", o.room.String(), "--keep-images", o.images.String())
 	child.Env = append(withoutProxy(o.env.Environ), readyEnv+"=3")
 	child.Stdout, child.Stderr = log, log
 	child.ExtraFiles = []*os.File{write}

@@ -47,6 +47,7 @@ var kinds = []kind{
 	grouped("apps", "Deployment", "deployments", true, "deploy"),
 	grouped("apps", "DaemonSet", "daemonsets", true, "ds"),
 	grouped("batch", "Job", "jobs", true),
+	grouped("policy", "PodDisruptionBudget", "poddisruptionbudgets", true, "pdb"),
 	grouped("networking.k8s.io", "NetworkPolicy", "networkpolicies", true, "netpol"),
 }
 

@@ -54,9 +54,7 @@ type Config struct {
 	Logger       *slog.Logger
 	Now          func() time.Time
 
-	// Registry, which is optional, is what nodes reach under the name RegistryHost to fetch images.
-	Registry     http.Handler
-	RegistryHost string
+	Registries []Registry // optional; what nodes reach to fetch images
 }
 
 // Provider implements cluster.Provider.
@@ -69,7 +67,7 @@ var _ cluster.Provider = (*Provider)(nil)
 
 // New opens the provider. It does no I/O: what the machine lacks, Ensure says.
 func New(c Config) *Provider {
-	return &Provider{config: c, open: registries{servers: map[string]*http.Server{}}}
+	return &Provider{config: c, open: registries{servers: map[listener]*http.Server{}}}
 }
 
 // Name implements cluster.Provider.
@@ -116,7 +114,7 @@ func (p *Provider) Ensure(ctx context.Context, spec cluster.Spec, prior cluster.
 	if err := c.start(ctx); err != nil {
 		return c.handle(), cluster.Observation{Exists: true}, err
 	}
-	if err := c.serveRegistry(); err != nil {
+	if err := c.serveRegistries(); err != nil {
 		return c.handle(), cluster.Observation{Exists: true}, err
 	}
 	o, err := c.converge(ctx)
@@ -132,7 +130,7 @@ func (p *Provider) Observe(ctx context.Context, id string, _ cluster.Handle) (cl
 	case err != nil:
 		return cluster.Observation{}, err
 	}
-	if err := c.serveRegistry(); err != nil {
+	if err := c.serveRegistries(); err != nil {
 		return cluster.Observation{}, err
 	}
 	return c.observe(ctx)
@@ -191,7 +189,7 @@ func (p *Provider) Delete(ctx context.Context, id string, _ cluster.Handle) (boo
 	if c.groups, err = cgroup.Open(cgroupRoot); err != nil {
 		return false, err
 	}
-	if err := errors.Join(c.closeRegistry(), c.remove(ctx)); err != nil {
+	if err := errors.Join(c.closeRegistries(), c.remove(ctx)); err != nil {
 		return false, fmt.Errorf("delete cluster %s: %w", id, err)
 	}
 	return true, nil

@@ -98,7 +98,7 @@ func start(t *testing.T, bucket *blob.Store) *server {
 	var err error
 	s.registry, err = registry.Open(registry.Config{Dir: s.dir, Username: "berth", Password: "secret", Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	s.check(err)
-	s.images = &image.Registry{Host: "registry.test", Username: "berth", Password: "secret", Insecure: true, Transport: transport{s.registry}}
+	s.images = &image.Registry{Host: "registry.test", Keychain: image.Password{User: "berth", Password: "secret"}, Insecure: true, Own: true, Transport: transport{s.registry}}
 	s.collector = &collect.Collector{
 		Store: s.Manager.Store, Models: models, Blobs: s.bucket, Images: s.registry, KeepImages: 7 * day, Now: s.Now, Logger: s.Manager.Logger,
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane"
@@ -172,9 +173,12 @@ func (s *Service) make(ctx context.Context, key string, definition json.RawMessa
 // reason is an error as the caller may see it.
 func reason(err error) string {
 	var user *image.UserError
+	var registry *image.RegistryError
 	switch {
 	case errors.As(err, &user):
 		return user.Message
+	case errors.As(err, &registry):
+		return registry.Message
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("it took longer than %v.", buildLimit)
 	}
@@ -228,8 +232,12 @@ func (s *Service) status(r *dataplane.Request) (*dataplane.Reply, error) {
 	case done:
 		code := "InternalServerError"
 		var user *image.UserError
-		if errors.As(err, &user) {
+		var registry *image.RegistryError
+		switch {
+		case errors.As(err, &user):
 			code = user.Code
+		case errors.As(err, &registry):
+			code = armerr.CodeRegistryNotUsable
 		}
 		out["status"], out["error"] = "Failed", map[string]string{"code": code, "message": reason(err)}
 	}

@@ -36,6 +36,9 @@ type build struct {
 	made  made
 	err   error
 	at    time.Time // when it ended
+
+	before error     // what the last attempt ended in, nil for the first one
+	since  time.Time // when the first of several attempts in a row ended in an error
 }
 
 // made are the images of a version, and how its container starts.
@@ -68,21 +71,25 @@ func (b *builds) ensure(plan string, clock func() time.Time, start func(*build) 
 			delete(b.byPlan, key)
 		}
 	}
+	fresh := &build{}
 	if running, ok := b.byPlan[plan]; ok {
 		running.mu.Lock()
 		var user *image.UserError
 		again := running.done && running.err != nil && !errors.As(running.err, &user) && now.Sub(running.at) > retryBuild
+		fresh.before, fresh.since = running.err, running.since
 		running.mu.Unlock()
 		if !again {
 			return running
 		}
 	}
-	fresh := &build{}
 	b.byPlan[plan] = fresh
 	b.running.Go(func() {
 		m, err := start(fresh)
 		fresh.mu.Lock()
 		fresh.made, fresh.err, fresh.done, fresh.at = m, err, true, clock()
+		if fresh.since.IsZero() {
+			fresh.since = fresh.at
+		}
 		fresh.mu.Unlock()
 		wake()
 	})
@@ -93,6 +100,13 @@ func (b *build) log(line string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.lines = append(b.lines, line)
+}
+
+// trying is for how long attempts in a row have ended in errors.
+func (b *build) trying() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.at.Sub(b.since)
 }
 
 func (b *build) look() (lines []string, done bool, m made, err error) {

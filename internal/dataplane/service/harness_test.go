@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -57,13 +58,14 @@ type images struct {
 	mu          sync.Mutex
 	definitions []string // that were asked for
 	err         error
+	host        string        // of the images; "" means registry.test
 	gate        chan struct{} // builds wait until it is closed
 }
 
 func (i *images) Environment(ctx context.Context, definition json.RawMessage, log func(string)) (image.Reference, error) {
 	i.mu.Lock()
 	i.definitions = append(i.definitions, string(definition))
-	err, gate := i.err, i.gate
+	err, gate, host := i.err, i.gate, cmp.Or(i.host, "registry.test")
 	i.mu.Unlock()
 	log("Resolving|the # environment.")
 	if gate != nil {
@@ -73,7 +75,14 @@ func (i *images) Environment(ctx context.Context, definition json.RawMessage, lo
 		}
 	}
 	log("Pushing.")
-	return "registry.test/env@sha256:1", err
+	return image.Reference(host + "/env@sha256:1"), err
+}
+
+// move gives images made from now on another registry.
+func (i *images) move(host string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.host = host
 }
 
 func (i *images) Has(context.Context, image.Reference) (bool, error) { return true, nil }

@@ -25,7 +25,7 @@ const (
 	failedPoll  = 15 * time.Second       // of one that does not: nodes may have come
 	// crashes is how often a new container may end before its deployment fails: the second time is no accident.
 	crashes = 2
-	// pullWait is how long an image may be out of reach: a registry that restarts is back by then.
+	// pullWait is how long an image, or the registry, may be out of reach: a registry that restarts is back by then.
 	pullWait = 2 * time.Minute
 	// DefaultScheduleWait is the original's limit.
 	DefaultScheduleWait = 5 * time.Minute
@@ -75,6 +75,14 @@ func (m *memory) hear(now time.Time, version string, lines []string) {
 	}
 }
 
+// good is Good, with what is not stored with it.
+func (m *memory) good(o *object) []serving.Workload {
+	for i := range m.Good {
+		m.Good[i].Scale, m.Good[i].InPlace = m.GoodRoute[i].Scale, inPlace(o)
+	}
+	return m.Good
+}
+
 // isFresh reports whether the reconciler has yet to come to an end with what the client wants.
 func isFresh(o *object) bool { return o.Row.Observed != o.Row.Generation }
 
@@ -118,6 +126,11 @@ func (s *Service) step(ctx context.Context, o *object, mem *memory) resource.Out
 		return s.keep(ctx, o, mem, cluster)
 	}
 	workloads, versions, wait, failed := s.build(ctx, o, mem, place)
+	if (failed != nil || wait != "") && !fresh && len(mem.Good) > 0 {
+		// Berth was started anew, perhaps with another registry, and looks for the images or makes them again. What serves goes
+		// on with those that it has.
+		workloads, versions, failed, wait = mem.good(o), mem.GoodRoute, nil, ""
+	}
 	if failed != nil {
 		return s.fail(ctx, o, mem, cluster, failed)
 	}
@@ -154,7 +167,11 @@ func (s *Service) build(ctx context.Context, o *object, mem *memory, place Place
 		b := s.builds.ensure(plan, s.Manager.Now, func(b *build) (made, error) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildLimit)
 			defer cancel()
-			return s.make(ctx, o.ID.Parent(), o.ID.Name(), v, known[name], b)
+			m, err := s.make(ctx, o.ID.Parent(), o.ID.Name(), v, known[name], b)
+			if err != nil && (b.before == nil || b.before.Error() != err.Error()) {
+				s.Logger.Warn("making the images of a web service failed", "service", o.ID.Name(), "version", name, "error", err)
+			}
+			return m, err
 		}, func() { s.wake(o.Row.Key) })
 		said, done, m, err := b.look()
 		mem.hear(o.Now, name, said)
@@ -165,6 +182,11 @@ func (s *Service) build(ctx context.Context, o *object, mem *memory, place Place
 		var user *image.UserError
 		if errors.As(err, &user) {
 			failed = &armerr.Error{Status: 400, Code: user.Code, Message: user.Message, Target: name}
+			continue
+		}
+		var refused *image.RegistryError
+		if errors.As(err, &refused) && isFresh(o) && b.trying() > pullWait {
+			failed = &armerr.Error{Status: 400, Code: armerr.CodeRegistryNotUsable, Message: refused.Message, Target: name}
 			continue
 		}
 		if err != nil {
@@ -342,10 +364,7 @@ func (s *Service) keep(ctx context.Context, o *object, mem *memory, cluster *ser
 	if err != nil {
 		return resource.Retry(err)
 	}
-	for i := range mem.Good {
-		mem.Good[i].Scale, mem.Good[i].InPlace = mem.GoodRoute[i].Scale, inPlace(o)
-	}
-	if err := cluster.Apply(ctx, o.ID.Name(), mem.Good, r); err != nil {
+	if err := cluster.Apply(ctx, o.ID.Name(), mem.good(o), r); err != nil {
 		return resource.Retry(fmt.Errorf("giving the cluster back what served: %w", err))
 	}
 	o.Status.Properties.State = "Healthy"

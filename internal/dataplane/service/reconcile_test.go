@@ -321,6 +321,70 @@ func TestBuildIsRetried(t *testing.T) {
 	s.ended(op, "Succeeded")
 }
 
+// A registry that cannot be used is tried for two minutes, and then fails the deployment by name. Once it can be, the
+// deployment comes to serve by itself.
+func TestRegistryNotUsable(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.images.fail(&image.RegistryError{Message: "The registry registry.test denies access. Sign in."})
+	op := s.create(deployment("iris", nil))
+	for range 15 {
+		s.after(8 * time.Second)
+	}
+	s.ended(op, "Running")
+	for range 2 {
+		s.after(8 * time.Second)
+	}
+	r := s.ended(op, "Failed")
+	if r.At("error.code") != "RegistryNotUsable" || !strings.Contains(r.Raw, "denies access. Sign in.") {
+		t.Errorf("the operation says %v", r.At("error"))
+	}
+	s.after(time.Minute)
+	s.is("iris", "Failed")
+	s.images.fail(nil)
+	s.after(time.Minute)
+	s.serve()
+	s.is("iris", "Healthy")
+}
+
+// A Berth that is started with another registry leaves what serves alone while that cannot be used, and moves it there
+// when it can be.
+func TestRegistryChanges(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.deploy(deployment("iris", nil))
+	runs := func(what, host string) {
+		t.Helper()
+		if got := s.kubeDeployment("iris").Spec.Template.Spec.Containers[0].Image; got != host+"/env@sha256:1" {
+			t.Errorf("%s the cluster runs %s", what, got)
+		}
+	}
+	for _, why := range []error{
+		&image.RegistryError{Message: "The registry other.test cannot be reached."}, &image.UserError{Code: image.PackageNotFound, Message: "There is no package nonsense any more."},
+	} {
+		s.images.move("other.test/team")
+		s.images.fail(why)
+		s.restart()
+		s.check(s.Manager.Store.WakeAll(t.Context(), s.Now(), time.Second))
+		for range 20 {
+			s.after(10 * time.Second)
+		}
+		s.is("iris", "Healthy")
+		runs("without the registry", "registry.test")
+		s.roll("iris", func(st *appsv1.DeploymentStatus) { st.AvailableReplicas = 0 })
+		s.after(10 * time.Second)
+		s.is("iris", "Unhealthy")
+		s.serve()
+		s.is("iris", "Healthy")
+	}
+	s.images.fail(nil)
+	s.after(11 * time.Minute) // what the definition fails for is tried again after a while
+	s.after(10 * time.Second)
+	runs("with the registry", "other.test/team")
+	s.serve()
+	s.is("iris", "Healthy")
+}
+
 // A Berth that ends while images are made begins again where it starts, and the deployment comes to its end.
 func TestRestartDuringBuild(t *testing.T) {
 	t.Parallel()

@@ -24,8 +24,8 @@ const (
 	retryPoll   = time.Second
 	// frontEndPoll is how soon a compute whose front end does not serve yet is looked at again.
 	frontEndPoll = 2 * time.Second
-	// reachable is how long an attach or detach tries a cluster that does not answer before it
-	// fails by name, instead of hanging until its deadline.
+	// reachable is how long an attach or detach tries a cluster that does not answer, or a registry that cannot be
+	// used, before it fails by name, instead of hanging until its deadline.
 	reachable = 90 * time.Second
 )
 
@@ -211,6 +211,10 @@ func (s *Service) prepare(ctx context.Context, o *object, t *target, fresh bool)
 		}
 	}
 	front, err := s.frontEnd(ctx, o)
+	var refused *armerr.Error
+	if errors.As(err, &refused) && s.late(o) {
+		return resource.Failed(refused, leasePoll)
+	}
 	if err != nil {
 		return resource.Retry(err)
 	}
@@ -275,10 +279,15 @@ func (s *Service) unreachable(o *object, t *target, err error) resource.Outcome 
 	if errors.As(err, &refused) && refused.Code == armerr.CodeClusterNotFound {
 		return resource.Failed(refused, leasePoll)
 	}
-	if o.Operation != nil && !resource.Final(o.Operation.Status) && o.Now.Sub(o.Operation.Start) > reachable {
+	if s.late(o) {
 		return resource.Failed(armerr.New(armerr.CodeClusterNotReachable, "The API server of '%s' does not answer; it was tried for %s. Check that the cluster runs (az aks show), then send the request again.", t.id, reachable).Because(err), leasePoll)
 	}
 	return resource.Retry(fmt.Errorf("speaking to the cluster %s: %w", t.id, err))
+}
+
+// late reports whether an operation has tried long enough what may pass.
+func (s *Service) late(o *object) bool {
+	return o.Operation != nil && !resource.Final(o.Operation.Status) && o.Now.Sub(o.Operation.Start) > reachable
 }
 
 func (s *Service) attachmentOf(o *object) attachment.Attachment {
