@@ -42,9 +42,9 @@ func TestFailures(t *testing.T) {
 		texts    []string
 	}{
 		{"crashes", func(s *server) func(*corev1.Pod) { return s.crashed(1) }, time.Second, func(s *server) func(*corev1.Pod) { return s.crashed(2) },
-			"CrashLoopBackOff", "Failed", []string{"exit code 3", "init()", "KeyError: 'x'"}},
+			"CrashLoopBackOff", "Failed", []string{"Your container application crashed. This may be caused by errors in your scoring file's init() function.", "exit code 3", "KeyError: 'x'"}},
 		{"no room", func(*server) func(*corev1.Pod) { return unschedulable }, 5*time.Minute + 10*time.Second, nil,
-			"Unschedulable", "Unschedulable", []string{"3 Insufficient cpu", "cpu_cores", "add nodes"}},
+			"Unschedulable", "Unschedulable", []string{"didn't have available resources after trying for 00:05:00", "3 Insufficient cpu", "cpu_cores", "add nodes"}},
 		{"no image", func(*server) func(*corev1.Pod) { return waiting("ImagePullBackOff", "denied") }, 2*time.Minute + 10*time.Second, nil,
 			"InaccessibleImage", "Failed", []string{"img", "denied"}},
 		{"refused", func(*server) func(*corev1.Pod) { return waiting("CreateContainerConfigError", "no secret") }, 2*time.Minute + 10*time.Second, nil,
@@ -193,7 +193,10 @@ func TestTimedOut(t *testing.T) {
 		s.after(7 * time.Minute)
 	}
 	r := s.ended(op, "TimedOut")
-	if message, _ := r.At("error.message").(string); !strings.Contains(message, "20m") || !strings.Contains(message, "the replicas of iris: 0 of 2 serve") || !strings.Contains(message, "Send the same request again") {
+	if r.At("error.code") != "DeploymentTimedOut" || r.At("error.statusCode") != 504.0 {
+		t.Errorf("the error is %v", r.At("error"))
+	}
+	if message, _ := r.At("error.message").(string); !strings.Contains(message, "Timed out waiting for AKS deployment to complete.") || !strings.Contains(message, "20m") || !strings.Contains(message, "the replicas of iris: 0 of 2 serve") || !strings.Contains(message, "Send the same request again") {
 		t.Errorf("the operation says %q", message)
 	}
 	s.is("iris", "Failed")
