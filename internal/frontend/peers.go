@@ -56,7 +56,7 @@ func (f *FrontEnd) owns(service string) bool {
 
 // passOn hands a request to the front end that serves its service. It returns false when this one does, or when the
 // other does not take the connection: then this one serves the request itself.
-func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string) bool {
+func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string, sent *upload) bool {
 	p := f.peers.Load()
 	if p.token == "" {
 		return false
@@ -69,11 +69,8 @@ func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string
 		return false
 	}
 	refused := false
-	body := r.Body
-	sent := &upload{ReadCloser: body}
-	r.Body = sent
 	proxy := httputil.ReverseProxy{
-		Transport: f.peer, BufferPool: copies, ErrorLog: f.proxyLog,
+		Transport: passing{f.peer, sent}, BufferPool: copies, ErrorLog: f.proxyLog,
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.Out.URL.Scheme, pr.Out.URL.Host = "http", owner
 			pr.SetXForwarded()
@@ -82,26 +79,39 @@ func (f *FrontEnd) passOn(w http.ResponseWriter, r *http.Request, service string
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			w.Header().Del(requestID) // the other one set it
+			resp.Body = sent.pace(resp.Body)
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			switch {
-			case r.Context().Err() != nil: // nobody is left to tell
+			case r.Context().Err() != nil && !sent.late(): // nobody is left to tell
 			case isDial(err):
 				p.away.Store(owner, f.now())
 				refused = true
-			case sent.broke.Load():
-				f.brokeOff(w, service)
+			case sent.failed():
+				f.brokeOff(w, service, sent)
 			default:
 				f.refuse(w, service, http.StatusBadGateway, "FrontEndClosedConnection", "A front end ended while it worked on the request. Send it again.")
 			}
 		},
 	}
 	proxy.ServeHTTP(w, r)
-	if refused {
-		r.Body = body
-	}
 	return !refused
+}
+
+// passing is the way of one request to another front end.
+type passing struct {
+	http.RoundTripper
+	sent *upload
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p passing) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := p.RoundTripper.RoundTrip(r)
+	if err == nil || !isDial(err) {
+		p.sent.answered()
+	}
+	return resp, err
 }
 
 // Inner answers the other front ends.

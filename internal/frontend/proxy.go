@@ -12,7 +12,6 @@ import (
 	"net/http/httputil"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -65,6 +64,9 @@ func parse(path string) (target, bool) {
 func (f *FrontEnd) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.serve(w, r, false) }
 
 func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) {
+	sent := newUpload(w, r.Body)
+	defer sent.end()
+	r.Body = sent
 	if r.URL.Path == "/" {
 		_, _ = io.WriteString(w, "Healthy") // for load balancers
 		return
@@ -106,7 +108,7 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 			return
 		}
 	}
-	if !fromPeer && f.passOn(w, r, t.service) {
+	if !fromPeer && f.passOn(w, r, t.service, sent) {
 		return
 	}
 	v := f.choose(e, t, r)
@@ -114,7 +116,7 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 		f.refuse(w, t.service, http.StatusNotFound, "UnknownVersion", fmt.Sprintf("The service %q has no such version, or none that takes requests.", t.service))
 		return
 	}
-	f.forward(w, r, t, v, fromPeer)
+	f.forward(w, r, t, v, fromPeer, sent)
 }
 
 func (f *FrontEnd) choose(e *entry, t target, r *http.Request) *version {
@@ -157,18 +159,16 @@ func (b *buffers) Put(p []byte) { b.pool.Put(&p) }
 var copies = &buffers{}
 
 // forward sends a request to a pod of the version.
-func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *version, fromPeer bool) {
+func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *version, fromPeer bool, sent *upload) {
 	began := f.now()
 	if r.ContentLength > v.MaxBody {
 		f.tooLarge(w, t.service, v)
 		return
 	}
-	if r.Body != nil {
-		r.Body = http.MaxBytesReader(w, r.Body, v.MaxBody)
-	}
+	r.Body = http.MaxBytesReader(w, sent, v.MaxBody)
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
-	trip := &trip{front: f, version: v, cancel: cancel, client: r.Context()}
+	trip := &trip{front: f, version: v, cancel: cancel, client: r.Context(), sent: sent}
 	proxy := httputil.ReverseProxy{
 		Transport: trip, BufferPool: copies, ErrorLog: f.proxyLog,
 		Rewrite: func(p *httputil.ProxyRequest) {
@@ -188,6 +188,7 @@ func (f *FrontEnd) forward(w http.ResponseWriter, r *http.Request, t target, v *
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			resp.Header.Set(answeredBy, "model")
+			resp.Body = sent.pace(resp.Body)
 			if resp.StatusCode == http.StatusInternalServerError { // as the original does
 				resp.StatusCode = http.StatusBadGateway
 				resp.Header.Set(reasonHeader, "ModelError")
@@ -215,10 +216,10 @@ func (f *FrontEnd) failed(w http.ResponseWriter, t target, v *version, trip *tri
 	switch {
 	case errors.As(err, &big):
 		f.tooLarge(w, t.service, v)
-	case trip.client.Err() != nil:
+	case trip.client.Err() != nil && !trip.sent.late(): // the server takes one that is cut off for gone
 		f.metrics.count(t.service, v.Name, statusClientGone) // nobody is left to tell
-	case trip.sent.broke.Load():
-		f.brokeOff(w, t.service)
+	case trip.sent.failed():
+		f.brokeOff(w, t.service, trip.sent)
 	case trip.refused == overloaded:
 		f.refuse(w, t.service, http.StatusServiceUnavailable, "Overloaded", fmt.Sprintf("Too many requests for service %s (overloaded): none of its replicas became free within %s. Raise the number of replicas, or lower the target utilization.", t.service, v.QueueWait))
 	case trip.refused == noReplicas:
@@ -230,8 +231,12 @@ func (f *FrontEnd) failed(w http.ResponseWriter, t target, v *version, trip *tri
 	}
 }
 
-// brokeOff answers for a body that ended before its end, or is malformed.
-func (f *FrontEnd) brokeOff(w http.ResponseWriter, service string) {
+// brokeOff answers for a body that ended before its end, is malformed, or did not come in time.
+func (f *FrontEnd) brokeOff(w http.ResponseWriter, service string, u *upload) {
+	if u.late() {
+		f.refuse(w, service, http.StatusRequestTimeout, "BodyTooSlow", "The request's body did not come to its end within the time limit of the service (scoring_timeout_ms). Send it faster, send less, or raise the limit.")
+		return
+	}
 	f.refuse(w, service, http.StatusBadRequest, "BodyBrokeOff", "The request's body broke off, or its chunks are malformed. Send it again, whole.")
 }
 
@@ -249,26 +254,8 @@ type trip struct {
 	client   context.Context
 	refused  refusal
 	timedOut bool
-	sent     upload
+	sent     *upload
 }
-
-// upload is a request's body on its way. An attempt that fails closes it, but it stays open for the next one;
-// the server closes what is under it in the end.
-type upload struct {
-	io.ReadCloser
-	broke atomic.Bool // the client did not send it to its end
-}
-
-func (u *upload) Read(p []byte) (int, error) {
-	n, err := u.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		u.broke.Store(true)
-	}
-	return n, err
-}
-
-// Close does nothing.
-func (*upload) Close() error { return nil }
 
 const attempts = 4
 
@@ -280,11 +267,10 @@ func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
 		cold = max(v.Timeout, route.DefaultTimeout) // a version that sleeps is woken by its first request
 	}
 	if r.Body != nil && r.Body != http.NoBody {
-		t.sent.ReadCloser = r.Body
-		r.Body = &t.sent
-		if err := readEarly(r); err != nil {
+		if err := t.readEarly(r); err != nil {
 			return nil, err
 		}
+		defer t.sent.answered()
 	}
 	for n := 1; ; n++ {
 		d, why := v.pool.acquire(r.Context(), v.QueueWait, cold)
@@ -292,7 +278,10 @@ func (t *trip) RoundTrip(r *http.Request) (*http.Response, error) {
 			t.refused = why
 			return nil, errors.New("no pod")
 		}
-		timer := time.AfterFunc(v.Timeout, func() { t.cancel(errTimeout) })
+		timer := time.AfterFunc(v.Timeout, func() {
+			t.sent.cut()
+			t.cancel(errTimeout)
+		})
 		r.URL.Host = d.addr
 		resp, err := t.front.model.RoundTrip(r)
 		if err == nil {
@@ -331,10 +320,11 @@ const small = 64 << 10
 
 // readEarly reads a small body. Only then does the server notice a client that leaves the queue, and no pod has
 // to wait for a client that sends slowly.
-func readEarly(r *http.Request) error {
+func (t *trip) readEarly(r *http.Request) error {
 	if r.ContentLength <= 0 || r.ContentLength > small {
 		return nil
 	}
+	defer time.AfterFunc(t.version.Timeout, t.sent.cut).Stop()
 	body := make([]byte, r.ContentLength)
 	if _, err := io.ReadFull(r.Body, body); err != nil {
 		return err
