@@ -932,6 +932,8 @@ def test_node_killed(serving_berth, echo, kubectl, undisturbed):
 
 @proves("an API server away for a minute: no request lost but one in a container killed meanwhile; what was asked for meanwhile is done", "D1")
 def test_api_server_away(serving_berth, ws, echo, kubectl, undisturbed):
+    echo.update(num_replicas=2)
+    echo.wait_for_deployment()
     primary, secondary = echo.get_keys()
     home = serving_berth.home
     server = [int(e.name) for e in pathlib.Path("/proc").iterdir() if e.name.isdigit() and is_api_server(e, home)]
