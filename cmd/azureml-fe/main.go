@@ -86,8 +86,15 @@ func run(logger *slog.Logger) error {
 	watching, forget := context.WithCancel(context.Background())
 	defer forget()
 	group, ctx := errgroup.WithContext(stop)
-	for _, s := range servers {
+	for i, s := range servers {
 		group.Go(func() error {
+			if i != len(servers)-1 { // until it knows the services, callers and other front ends are better off elsewhere
+				select {
+				case <-watcher.Learned():
+				case <-ctx.Done():
+					return nil
+				}
+			}
 			listen := s.ListenAndServe
 			if s.TLSConfig != nil {
 				listen = func() error { return s.ListenAndServeTLS("", "") }

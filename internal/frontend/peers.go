@@ -104,6 +104,8 @@ func (c *passage) passOn() bool {
 	var dial *wire.DialError
 	var upload *wire.UploadError
 	switch {
+	case c.sent.late(): // the server takes one that is cut off for gone
+		c.brokeOff()
 	case errors.Is(err, context.Canceled): // nobody is left to tell
 	case errors.As(err, &dial):
 		o.away.Store(o.addr, c.front.now())

@@ -70,6 +70,7 @@ type passage struct {
 	target
 	entry   *entry
 	version *version
+	sent    *upload
 	early   *buffer   // a small body, read; nil otherwise
 	body    io.Reader // any other
 }
@@ -88,7 +89,9 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 		_, _ = io.WriteString(w, "Healthy") // for load balancers
 		return
 	}
-	c := passage{front: f, w: w, r: r, fromPeer: fromPeer, id: r.Header.Get(requestID), body: r.Body}
+	c := passage{front: f, w: w, r: r, fromPeer: fromPeer, id: r.Header.Get(requestID), sent: newUpload(w, r.Body)}
+	defer c.sent.end()
+	c.body = c.sent
 	if c.id == "" {
 		if c.id = r.Header.Get("X-Request-Id"); c.id == "" {
 			c.id = r.Header.Get("X-Ms-Client-Request-Id")
@@ -189,6 +192,18 @@ func (b *buffer) free() {
 	}
 }
 
+// limit is how long the request may take: as long as its version says, or, as long as that is not known, the most patient one.
+func (c *passage) limit() time.Duration {
+	if c.version != nil {
+		return c.version.Timeout
+	}
+	most := time.Duration(0)
+	for _, v := range c.entry.versions {
+		most = max(most, v.Timeout)
+	}
+	return most
+}
+
 // readEarly reads a small body. Only then does the server notice a client that leaves the queue, and no pod has
 // to wait for a client that sends slowly.
 func (c *passage) readEarly() error {
@@ -198,9 +213,10 @@ func (c *passage) readEarly() error {
 	}
 	b := newBuffer(int(n))
 	b.b = b.b[:n]
-	if _, err := io.ReadFull(c.r.Body, b.b); err != nil {
+	defer time.AfterFunc(c.limit(), c.sent.cut).Stop()
+	if _, err := io.ReadFull(c.sent, b.b); err != nil {
 		b.free()
-		if gone := c.r.Context().Err(); gone != nil {
+		if gone := c.r.Context().Err(); gone != nil && !c.sent.late() { // the server takes one that is cut off for gone
 			return gone
 		}
 		return &wire.UploadError{Err: err}
@@ -216,7 +232,7 @@ func (c *passage) request(head *buffer) wire.Request {
 		head.b = append(head.b, c.early.b...)
 	} else if c.r.ContentLength != 0 {
 		out.Body, out.Chunked = c.body, c.r.ContentLength < 0
-		out.Cut = func() { _ = http.NewResponseController(c.w).SetReadDeadline(time.Unix(1, 0)) } // every server's connection can
+		out.Cut = c.sent.cut
 	}
 	out.Head = head.b
 	return out
@@ -243,7 +259,7 @@ func (c *passage) forward() {
 		return
 	}
 	if c.r.ContentLength < 0 {
-		c.body = http.MaxBytesReader(c.w, c.r.Body, v.MaxBody)
+		c.body = http.MaxBytesReader(c.w, c.sent, v.MaxBody)
 	}
 	if err := c.readEarly(); err != nil {
 		c.failed(err)
@@ -321,12 +337,13 @@ func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
 		}
 		c.w.WriteHeader(c.header(a, began))
 		if body != nil {
+			c.sent.pace()
 			_, _ = c.w.Write(body.b) // the client is gone when this fails
 		}
 		return
 	}
-	// A client that does not read keeps the answer open for as long as it likes, not the pod.
-	end := sync.OnceFunc(func() { a.Abort(); give() })
+	// A client that does not read keeps the pod for the time limit, and its connection not much longer.
+	end := sync.OnceFunc(func() { a.Abort(); give(); c.sent.pace() })
 	defer end()
 	defer a.Close()
 	defer time.AfterFunc(time.Until(deadline), end).Stop()
@@ -402,6 +419,8 @@ func (c *passage) failed(err error) {
 	switch {
 	case errors.As(err, &big):
 		c.tooLarge()
+	case c.sent.late(): // the server takes one that is cut off for gone
+		c.brokeOff()
 	case errors.Is(err, context.Canceled):
 		c.gone()
 	case errors.As(err, &upload):
@@ -413,7 +432,11 @@ func (c *passage) failed(err error) {
 	}
 }
 
-// brokeOff answers for a body that ended before its end, or is malformed.
+// brokeOff answers for a body that ended before its end, is malformed, or did not come in time.
 func (c *passage) brokeOff() {
+	if c.sent.late() {
+		c.front.refuse(c.w, c.service, http.StatusRequestTimeout, "BodyTooSlow", "The request's body did not come to its end within the time limit of the service (scoring_timeout_ms). Send it faster, send less, or raise the limit.")
+		return
+	}
 	c.front.refuse(c.w, c.service, http.StatusBadRequest, "BodyBrokeOff", "The request's body broke off, or its chunks are malformed. Send it again, whole.")
 }

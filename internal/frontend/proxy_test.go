@@ -384,6 +384,97 @@ func TestSlowClientsKeepNoPod(t *testing.T) {
 	}
 }
 
+// Who does not send a body to its end keeps a pod for the time limit and no longer, and is told that it was not the
+// model. Nobody is kept waiting for an answer that is there.
+func TestSlowBody(t *testing.T) {
+	t.Parallel()
+	const large = 10 * small
+	reads := func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }
+	for _, tt := range []struct {
+		name   string
+		length int
+		key    string
+		model  http.HandlerFunc
+		busy   bool // meanwhile
+		status int
+		by     string
+		reason string
+		took   time.Duration
+	}{
+		{"small", small, primary, reads, false, 408, "router", "BodyTooSlow", route.DefaultTimeout},
+		{"large", large, primary, reads, true, 408, "router", "BodyTooSlow", route.DefaultTimeout},
+		{"of unknown length", -1, primary, reads, true, 408, "router", "BodyTooSlow", route.DefaultTimeout},
+		{"that the model does not read", large, primary, text("enough"), false, 200, "model", "", 0},
+		{"that the model hangs up on", large, primary, hangUp, false, 502, "router", "ReplicaClosedConnection", 0},
+		{"over the limit", 2 << 20, primary, reads, false, 413, "router", "BodyTooLarge", 0},
+		{"small, without a key", small, "", reads, false, 401, "router", "Unauthorized", linger},
+		{"large, without a key", large, "", reads, false, 401, "router", "Unauthorized", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for through := range 3 {
+				fleetBubble(t, nil, func(t *testing.T, n *network, fl *fleet) {
+					n.listen(t, "slow:5001", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if r.ContentLength == 1 {
+							return
+						}
+						tt.model(w, r)
+					}))
+					fl.each(func(f *FrontEnd) {
+						f.SetRoute(service(t, "iris"))
+						f.SetPods("iris", up("slow:5001"))
+					})
+					body, end := io.Pipe()
+					r := requestTo(t, fl.outer[through], "POST", "/api/v1/service/iris/score", body)
+					r.ContentLength = int64(tt.length)
+					r.Header.Set("Authorization", "Bearer "+tt.key)
+					c := n.client(t)
+					slow := make(chan answer)
+					go func() { slow <- send(c, r) }()
+					if _, err := io.WriteString(end, "half"); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					if tt.busy {
+						fl.score(t, n.client(t), through, strings.NewReader("x")).want(t, 503, "router", "Overloaded")
+					}
+					a := <-slow
+					a.want(t, tt.status, tt.by, tt.reason)
+					if a.took < tt.took || a.took > tt.took+2*linger { // each front end that it passes may wait
+						t.Errorf("through %d it was told after %v, want %v", through, a.took, tt.took)
+					}
+					fl.score(t, c, through, strings.NewReader("x")).want(t, 200, "model", "")
+					_ = end.Close()
+				})
+			}
+		})
+	}
+}
+
+// A client that does not take its answer loses its connection, so that it cannot hold many.
+func TestAnswerThatIsNotTaken(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+		f.SetRoute(service(t, "iris"))
+		n.listen(t, "pod:5001", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(10*small))
+			_, _ = w.Write(make([]byte, 10*small))
+		}))
+		f.SetPods("iris", up("pod:5001"))
+		c, err := n.dialFrom("198.51.100.8:1")(t.Context(), "tcp", fe)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = io.WriteString(c, "GET /api/v1/service/iris/score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+primary+"\r\n\r\n")
+		time.Sleep(stall + route.DefaultTimeout + time.Second)
+		got, err := io.ReadAll(c)
+		if err != nil || len(got) != 0 { // a pipe holds nothing: what was waiting to be taken would come
+			t.Errorf("it got %d bytes, and then %v: the connection was open", len(got), err)
+		}
+	})
+}
+
 func TestClientGone(t *testing.T) {
 	t.Parallel()
 	for _, queued := range []bool{false, true} {

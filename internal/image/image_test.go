@@ -199,6 +199,9 @@ func builder(t *testing.T) *Builder {
 	}
 	b := &Builder{Registry: startRegistry(t, t.TempDir()), Base: filepath.Join(libexec, "base", "python3.11.tar"), UV: filepath.Join(libexec, "uv"), Work: t.TempDir()}
 	if _, err := os.Stat(b.Base); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("there is no base image: run make images")
+		}
 		t.Skip("there is no base image: run make images")
 	}
 	return b
@@ -241,6 +244,48 @@ func TestEnvironmentWithUnknownPackage(t *testing.T) {
 	var user *UserError
 	if !errors.As(err, &user) || user.Code != PackageNotFound || !strings.Contains(user.Message, "no-such-package-of-berth") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Packages that exclude each other are the environment's fault, and both are named.
+func TestEnvironmentWithConflict(t *testing.T) {
+	t.Parallel()
+	b := builder(t)
+	_, err := b.Environment(t.Context(), []byte(`{"name":"e","python":{"condaDependencies":{"dependencies":[{"pip":["requests==2.32.3","urllib3==1.20"]}]}}}`), func(string) {})
+	var user *UserError
+	if !errors.As(err, &user) || user.Code != PackageConflict || !strings.Contains(user.Message, "requests==2.32.3") || !strings.Contains(user.Message, "urllib3==1.20") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// What uv says is told apart: what the user can mend is the user's, and an index that is away for a while is nobody's, so
+// that the deployment goes on when it is back.
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, says, code, want string }{
+		{"unknown", "error: No solution found when resolving dependencies:\n  cause: Because nonsense was not found in the package registry and you require nonsense, we can conclude that your requirements are unsatisfiable.",
+			PackageNotFound, "The package nonsense does not exist"},
+		{"unknown version", "No solution found when resolving dependencies: cause: Because there is no version of numpy==99 and you require numpy==99, we can conclude that your requirements are unsatisfiable.",
+			PackageNotFound, "There is no numpy==99 for Python"},
+		{"source only", "No solution found when resolving dependencies: cause: Because all versions of fusepy have no usable wheels and you require fusepy, we can conclude that your requirements are unsatisfiable.",
+			EnvironmentNotSupported, "no wheel of fusepy"},
+		{"conflict", "No solution found when resolving dependencies: cause: Because requests==2.32.3 depends on urllib3>=1.21.1 and you require urllib3==1.20, we can conclude that your requirements are unsatisfiable.",
+			PackageConflict, "exclude each other"},
+		{"not a requirement", "error: Couldn't parse requirement in `list.txt` at position 0", PackageNotFound, "cannot be installed"},
+		{"index away", "error: Failed to fetch: `https://me:hunter2@index.example/simple/numpy/` Caused by: error sending request", "", "cannot be reached"},
+		{"index slow", "error: Request failed after 3 retries Caused by: operation timed out", "", "cannot be reached"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			err := refusal(tt.says)
+			var user *UserError
+			if errors.As(err, &user) != (tt.code != "") || user != nil && user.Code != tt.code || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%T %v, want %s with %q", err, err, tt.code, tt.want)
+			}
+			if strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error tells a password: %v", err)
+			}
+		})
 	}
 }
 

@@ -128,14 +128,32 @@ func containerProblem(p *corev1.Pod, s *corev1.ContainerStatus) *Problem {
 	case ended != nil && (ended.Reason == "StartError" || ended.Reason == "ContainerCannotRun"):
 		return &Problem{Code: Refused, Since: p.CreationTimestamp.Time, Message: "The container cannot be started, which is the image's or the node's fault and not the model's:" + said(ended)}
 	case ended != nil && s.Started != nil && !*s.Started:
-		return &Problem{Code: CrashLoopBackOff, Times: int(max(1, s.RestartCount)), Since: ended.FinishedAt.Time,
-			Message: fmt.Sprintf("Your container application crashed (exit code %d). This may be caused by errors in your scoring file's init() function. Read the traceback below, or the whole log with get_logs().%s", ended.ExitCode, said(ended))}
+		return &Problem{Code: CrashLoopBackOff, Times: int(max(1, s.RestartCount)), Since: ended.FinishedAt.Time, Message: crash(p, ended) + " Read what it said last below, or the whole log with get_logs()." + said(ended)}
 	case w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff" || w.Reason == "InvalidImageName"):
 		return &Problem{Code: InaccessibleImage, Since: p.CreationTimestamp.Time, Message: fmt.Sprintf("The image %s cannot be fetched: %s", s.Image, w.Message)}
 	case w != nil && (w.Reason == "CreateContainerConfigError" || w.Reason == "CreateContainerError" || w.Reason == "RunContainerError"):
 		return &Problem{Code: Refused, Since: p.CreationTimestamp.Time, Message: fmt.Sprintf("The container cannot be started (%s): %s", w.Reason, w.Message)}
 	}
 	return nil
+}
+
+// crash says how a container ended before it served. The first two sentences are the original's.
+func crash(p *corev1.Pod, ended *corev1.ContainerStateTerminated) string {
+	text := "Your container application crashed. This may be caused by errors in your scoring file's init() function."
+	// What ends by itself ends before the startup probe gives up, and what that ends takes a moment longer.
+	if limit := startLimit(p); limit > 0 && !ended.StartedAt.IsZero() && ended.FinishedAt.Sub(ended.StartedAt.Time) > limit {
+		return text + fmt.Sprintf(" It was ended because init() had not returned after %s (initial_delay_seconds of the liveness probe). Do less in init(), or raise that.", limit)
+	}
+	return text + fmt.Sprintf(" It ended with exit code %d.", ended.ExitCode)
+}
+
+// startLimit is how long a container may take until it serves, 0 for no limit.
+func startLimit(p *corev1.Pod) time.Duration {
+	s := p.Spec.Containers[0].StartupProbe
+	if s == nil {
+		return 0
+	}
+	return time.Duration(s.FailureThreshold*s.PeriodSeconds) * time.Second
 }
 
 // patience is how long a container may start before its log is looked at for why it does not.

@@ -361,7 +361,8 @@ func TestPod(t *testing.T) {
 			t.Errorf("%s is %s, want %s", tt.what, tt.got, tt.want)
 		}
 	}
-	if s := c.StartupProbe; s.FailureThreshold*s.PeriodSeconds != 310 || s.HTTPGet.Path != "/" || s.HTTPGet.Port != intstr.FromInt32(5001) {
+	// gunicorn takes connections before init() returns, so a probe of a script that hangs lasts as long as its timeout.
+	if s := c.StartupProbe; s.FailureThreshold*max(s.PeriodSeconds, s.TimeoutSeconds) != 310 || s.HTTPGet.Path != "/" || s.HTTPGet.Port != intstr.FromInt32(5001) {
 		t.Errorf("init() has %d s; the probe is %+v", s.FailureThreshold*s.PeriodSeconds, s)
 	}
 	if l := c.LivenessProbe; l.PeriodSeconds != 10 || l.TimeoutSeconds != 2 || l.FailureThreshold != 3 || l.TCPSocket == nil {
@@ -455,7 +456,12 @@ func at(d time.Duration) metav1.Time { return metav1.NewTime(since.Add(d)) }
 
 // ran is the state of a container that ended.
 func ran(reason string, code int32, message string) *corev1.ContainerStateTerminated {
-	return &corev1.ContainerStateTerminated{Reason: reason, ExitCode: code, Message: message, FinishedAt: at(time.Minute)}
+	return &corev1.ContainerStateTerminated{Reason: reason, ExitCode: code, Message: message, StartedAt: at(0), FinishedAt: at(time.Minute)}
+}
+
+// hung is the state of a container that was ended after a while.
+func hung(after time.Duration) *corev1.ContainerStateTerminated {
+	return &corev1.ContainerStateTerminated{Reason: "Error", ExitCode: 137, StartedAt: at(0), FinishedAt: at(after)}
 }
 
 func container(s corev1.ContainerStatus) func(*corev1.Pod) {
@@ -490,7 +496,14 @@ func TestObserveProblems(t *testing.T) {
 		{"init() raised", container(corev1.ContainerStatus{
 			Started: &no, RestartCount: 2, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 			LastTerminationState: corev1.ContainerState{Terminated: ran("Error", 3, "ModuleNotFoundError: xgboost\n")},
-		}), "", serving.CrashLoopBackOff, 2, since.Add(time.Minute), []string{"exit code 3", "init()", "get_logs()", "ModuleNotFoundError: xgboost"}},
+		}), "", serving.CrashLoopBackOff, 2, since.Add(time.Minute), []string{
+			"Your container application crashed. This may be caused by errors in your scoring file's init() function.", "exit code 3", "get_logs()", "ModuleNotFoundError: xgboost",
+		}},
+		{"init() hung", container(corev1.ContainerStatus{
+			Started: &no, RestartCount: 1, State: running, LastTerminationState: corev1.ContainerState{Terminated: hung(312 * time.Second)},
+		}), "", serving.CrashLoopBackOff, 1, since.Add(312 * time.Second), []string{"Your container application crashed.", "init() had not returned after 5m10s", "initial_delay_seconds"}},
+		{"init() raised in the last moment", container(corev1.ContainerStatus{Started: &no, RestartCount: 1, State: running, LastTerminationState: corev1.ContainerState{Terminated: hung(310 * time.Second)}}), "",
+			serving.CrashLoopBackOff, 1, since.Add(310 * time.Second), []string{"exit code 137"}},
 		{"the first crash", container(corev1.ContainerStatus{Started: &no, State: corev1.ContainerState{Terminated: ran("Error", 3, "")}}), "",
 			serving.CrashLoopBackOff, 1, since.Add(time.Minute), []string{"exit code 3"}},
 		{"out of memory", container(corev1.ContainerStatus{Started: &no, RestartCount: 3, State: running, LastTerminationState: corev1.ContainerState{Terminated: ran("OOMKilled", 137, "loading")}}), "",

@@ -186,9 +186,10 @@ func (w *Workload) container() corev1.Container {
 	// The server answers once init() has returned. The liveness probe's initial delay is how long that
 	// may take; from then on a probe does not ask for HTTP, because a worker that is busy scoring does not
 	// answer, and gunicorn itself ends a worker that hangs.
+	// A connection is taken before that, so a try with another timeout than its period would make the limit another one.
 	c.StartupProbe = &corev1.Probe{
 		ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/", Port: port}},
-		PeriodSeconds: 1, TimeoutSeconds: int32(max(1, w.Liveness.Timeout)), FailureThreshold: int32(max(1, w.Liveness.InitialDelay)),
+		PeriodSeconds: 1, TimeoutSeconds: 1, FailureThreshold: int32(max(1, w.Liveness.InitialDelay)),
 	}
 	c.LivenessProbe = &corev1.Probe{
 		ProbeHandler:  corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: port}},

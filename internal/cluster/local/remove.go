@@ -17,8 +17,9 @@ import (
 	"github.com/berthdev/berth/internal/cluster/local/proc"
 )
 
-// killTime is how long killed processes may take to be gone.
-const killTime = 5 * time.Second
+// killTime is how long killed processes may take to be gone: on a busy machine those of models take more than a few
+// seconds to give back their memory.
+const killTime = 30 * time.Second
 
 func isOf(p proc.Process, n node) bool { return strings.HasPrefix(p.Name, n.Name+"/") }
 

@@ -268,6 +268,9 @@ func (s *Service) observe(ctx context.Context, o *object, mem *memory, cluster *
 				return resource.Retry(err)
 			}
 			if fresh && s.hopeless(o.Now, p) {
+				if p.Code == serving.Unschedulable {
+					e.Message = fmt.Sprintf("Couldn't schedule because the kubernetes cluster didn't have available resources after trying for %s. %s", clock(s.ScheduleWait), e.Message)
+				}
 				return s.fail(ctx, o, mem, cluster, e)
 			}
 		}
@@ -326,6 +329,12 @@ func problem(p *serving.Problem) *armerr.Error {
 		}
 	}
 	return e
+}
+
+// clock is a duration as hh:mm:ss.
+func clock(d time.Duration) string {
+	d = d.Round(time.Second)
+	return fmt.Sprintf("%02d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
 }
 
 // hopeless reports whether a problem will not pass by waiting.

@@ -3,10 +3,13 @@ package service_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -14,6 +17,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	kubetesting "k8s.io/client-go/testing"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/dataplane/service"
@@ -42,9 +47,9 @@ func TestFailures(t *testing.T) {
 		texts    []string
 	}{
 		{"crashes", func(s *server) func(*corev1.Pod) { return s.crashed(1) }, time.Second, func(s *server) func(*corev1.Pod) { return s.crashed(2) },
-			"CrashLoopBackOff", "Failed", []string{"exit code 3", "init()", "KeyError: 'x'"}},
+			"CrashLoopBackOff", "Failed", []string{"Your container application crashed. This may be caused by errors in your scoring file's init() function.", "exit code 3", "KeyError: 'x'"}},
 		{"no room", func(*server) func(*corev1.Pod) { return unschedulable }, 5*time.Minute + 10*time.Second, nil,
-			"Unschedulable", "Unschedulable", []string{"3 Insufficient cpu", "cpu_cores", "add nodes"}},
+			"Unschedulable", "Unschedulable", []string{"didn't have available resources after trying for 00:05:00", "3 Insufficient cpu", "cpu_cores", "add nodes"}},
 		{"no image", func(*server) func(*corev1.Pod) { return waiting("ImagePullBackOff", "denied") }, 2*time.Minute + 10*time.Second, nil,
 			"InaccessibleImage", "Failed", []string{"img", "denied"}},
 		{"refused", func(*server) func(*corev1.Pod) { return waiting("CreateContainerConfigError", "no secret") }, 2*time.Minute + 10*time.Second, nil,
@@ -193,7 +198,10 @@ func TestTimedOut(t *testing.T) {
 		s.after(7 * time.Minute)
 	}
 	r := s.ended(op, "TimedOut")
-	if message, _ := r.At("error.message").(string); !strings.Contains(message, "20m") || !strings.Contains(message, "the replicas of iris: 0 of 2 serve") || !strings.Contains(message, "Send the same request again") {
+	if r.At("error.code") != "DeploymentTimedOut" || r.At("error.statusCode") != 504.0 {
+		t.Errorf("the error is %v", r.At("error"))
+	}
+	if message, _ := r.At("error.message").(string); !strings.Contains(message, "Timed out waiting for AKS deployment to complete.") || !strings.Contains(message, "20m") || !strings.Contains(message, "the replicas of iris: 0 of 2 serve") || !strings.Contains(message, "Send the same request again") {
 		t.Errorf("the operation says %q", message)
 	}
 	s.is("iris", "Failed")
@@ -215,6 +223,14 @@ func TestFailedUpdate(t *testing.T) {
 			s.pod("iris", s.crashed(2))
 			s.after(time.Second)
 		}, "Failed", "KeyError"},
+		{"no room", func(s *server, _ string) {
+			s.pod("iris", unschedulable)
+			s.after(5*time.Minute + 10*time.Second)
+		}, "Failed", "3 Insufficient cpu"},
+		{"no image", func(s *server, _ string) {
+			s.pod("iris", waiting("ImagePullBackOff", "connection refused"))
+			s.after(2*time.Minute + 10*time.Second)
+		}, "Failed", "connection refused"},
 		{"no end", func(s *server, _ string) {
 			s.roll("iris", func(st *appsv1.DeploymentStatus) { st.UpdatedReplicas = 0 })
 			s.after(21 * time.Minute)
@@ -271,6 +287,69 @@ func TestFailedUpdate(t *testing.T) {
 				t.Errorf("the next update leaves %s", r.Raw)
 			}
 		})
+	}
+}
+
+// An API server that is away for a minute ends nothing: a deployment that it knows half of goes on, a web service that
+// serves stays as it is, and what was accepted meanwhile is done.
+func TestAPIServerAway(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	var away atomic.Bool
+	var calls atomic.Int32 // until it goes away
+	s.kube.PrependReactor("*", "*", func(kubetesting.Action) (bool, runtime.Object, error) {
+		if away.Load() || calls.Add(-1) == 0 {
+			away.Store(true)
+			return true, nil, errors.New("dial tcp: connection refused")
+		}
+		return false, nil, nil
+	})
+	minute := func() {
+		t.Helper()
+		for range 6 {
+			s.after(10 * time.Second)
+		}
+		if !away.Load() {
+			t.Fatal("it was never asked for anything")
+		}
+		away.Store(false)
+		calls.Store(0)
+	}
+	for known := range int32(10) { // it goes away after the first call of a deployment, after the second and so on
+		name := fmt.Sprintf("iris%d", known)
+		calls.Store(known + 1)
+		op := s.create(deployment(name, nil))
+		s.pass()
+		minute()
+		s.ended(op, "Running")
+		s.is(name, "Transitioning")
+		s.serve()
+		s.serve()
+		s.ended(op, "Succeeded")
+		s.is(name, "Healthy")
+		s.routeOf(name)
+	}
+	away.Store(true)
+	before, _ := s.keys("iris1")
+	change := s.patch("iris0", "/scoringTimeoutMs", 1000)
+	s.Want(202, "POST", mms, "/services/iris1/regenerateKeys", `{"keyType":"Primary"}`)
+	remove := operationOf(s.Want(202, "DELETE", mms, "/services/iris2", ""))
+	minute()
+	s.ended(change, "Running")
+	s.ended(remove, "Running")
+	s.is("iris3", "Healthy")
+	s.after(time.Minute) // the longest pause between tries is shorter
+	s.serve()
+	s.ended(change, "Succeeded")
+	s.ended(remove, "Succeeded")
+	if got := s.routeOf("iris0").Versions[0].Timeout; got != time.Second {
+		t.Errorf("the time limit is %v", got)
+	}
+	if primary, _ := s.keys("iris1"); !s.routeOf("iris1").Auth.HasKey(primary) || s.routeOf("iris1").Auth.HasKey(before) {
+		t.Error("the route does not have the new key")
+	}
+	if slices.Contains(s.deployments(), "iris2") {
+		t.Error("what was deleted is there")
 	}
 }
 

@@ -166,8 +166,13 @@ func (s *Service) versionWire(tx store.ReadTx, workspace armid.ID, name string, 
 	return out, nil
 }
 
-// errorWire is an error as this API's objects have it.
+// errorWire is an error as this API's objects have it. A deadline that passed has a name and a first sentence of its own here.
 func errorWire(e *armerr.Error) map[string]any {
+	status := http.StatusBadRequest
+	if e.Code == armerr.CodeOperationTimedOut {
+		status = http.StatusGatewayTimeout
+		e = &armerr.Error{Code: "DeploymentTimedOut", Message: "Timed out waiting for AKS deployment to complete. " + e.Message, Details: e.Details}
+	}
 	details := []any{}
 	for _, d := range e.Details {
 		details = append(details, map[string]any{"code": d.Code, "message": d.Message, "target": nullable(d.Target)})
@@ -175,7 +180,7 @@ func errorWire(e *armerr.Error) map[string]any {
 	if len(details) == 0 {
 		details = append(details, map[string]any{"code": e.Code, "message": e.Message})
 	}
-	return map[string]any{"code": e.Code, "statusCode": http.StatusBadRequest, "message": e.Message, "details": details}
+	return map[string]any{"code": e.Code, "statusCode": status, "message": e.Message, "details": details}
 }
 
 func operationWire(r *dataplane.Request, op *store.Operation, row *store.Resource, offset int) map[string]any {

@@ -61,7 +61,8 @@ type Watcher struct {
 
 	asker       *http.Client // to pods
 	certificate atomic.Pointer[tls.Certificate]
-	ready       atomic.Bool
+	learned     chan struct{} // closed once everything was learned
+	once        sync.Once
 	deployments cache.Store
 
 	mu     sync.Mutex
@@ -134,13 +135,26 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if !cache.WaitForCacheSync(ctx.Done(), synced...) {
 		return nil // ctx ended
 	}
-	w.ready.Store(true)
+	close(w.Learned())
 	w.Front.Run(ctx, w, w.replicas)
 	return nil
 }
 
+// Learned is closed once everything was learned. Before that a front end would take services for unknown.
+func (w *Watcher) Learned() chan struct{} {
+	w.once.Do(func() { w.learned = make(chan struct{}) })
+	return w.learned
+}
+
 // Ready reports whether everything was learned once.
-func (w *Watcher) Ready() bool { return w.ready.Load() }
+func (w *Watcher) Ready() bool {
+	select {
+	case <-w.Learned():
+		return true
+	default:
+		return false
+	}
+}
 
 // parsed is a route's Secret as it is kept: the route that the front end follows, and nothing twice.
 type parsed struct {

@@ -179,19 +179,27 @@ func (c *controller) forward(key string, address netip.Addr, service *corev1.Ser
 	return corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{ingress}}, nil
 }
 
-// targets returns a function that lists a node port on every Ready node. kube-proxy there
-// finds the pods.
+// targets returns a function that lists a node port on every Ready node, or on all where none is: after an API server was
+// away for a minute, Kubernetes takes every node for dead until its kubelet has reported. kube-proxy there finds the pods.
 func (c *controller) targets(nodePort int32) func() []string {
 	return func() []string {
-		var targets []string
+		var ready, all []string
 		nodes, _ := c.nodes.List(labels.Everything()) // a lister cannot fail
 		for _, node := range nodes {
-			if address := internalIP(node); address != "" && isReady(node) {
-				targets = append(targets, net.JoinHostPort(address, strconv.Itoa(int(nodePort))))
+			address := internalIP(node)
+			if address == "" {
+				continue
+			}
+			target := net.JoinHostPort(address, strconv.Itoa(int(nodePort)))
+			if all = append(all, target); isReady(node) {
+				ready = append(ready, target)
 			}
 		}
-		slices.Sort(targets)
-		return targets
+		if len(ready) == 0 {
+			ready = all
+		}
+		slices.Sort(ready)
+		return ready
 	}
 }
 

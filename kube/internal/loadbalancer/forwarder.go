@@ -15,6 +15,9 @@ import (
 // dialTimeout bounds the try of one node; the next one is tried after it.
 const dialTimeout = 2 * time.Second
 
+// tries is how often each node is tried. A node chooses a pod by chance, and one that died a moment ago refuses.
+const tries = 3
+
 // forwarder listens at one address and connects each client to one of the targets, in turn.
 type forwarder struct {
 	listener net.Listener
@@ -70,7 +73,7 @@ func (f *forwarder) serve(client net.Conn) {
 func (f *forwarder) dial() (net.Conn, error) {
 	targets := (*f.targets.Load())()
 	err := fmt.Errorf("no node is ready")
-	for range targets {
+	for range tries * len(targets) {
 		target := targets[int(f.turn.Add(1))%len(targets)]
 		var conn net.Conn
 		if conn, err = net.DialTimeout("tcp", target, dialTimeout); err == nil {

@@ -149,6 +149,16 @@ func TestServiceGetsAnAddressThatAnswers(t *testing.T) {
 	until(t, "the address to be given up", func() bool { return ingress(t, client, "hello") == nil && get(got.IP) == "" })
 }
 
+// An API server that comes back after a while takes every node for dead, which is no reason to send nobody anywhere.
+func TestForwardsWhereNoNodeIsReady(t *testing.T) {
+	t.Parallel()
+	tcp := corev1.ServicePort{Port: 8080, NodePort: backend(t, "one"), Protocol: corev1.ProtocolTCP}
+	client := fake.NewClientset(node("a", corev1.ConditionUnknown), node("b", corev1.ConditionUnknown), service("hello", tcp))
+	runController(t, client, prefix())
+	until(t, "an address", func() bool { return ingress(t, client, "hello") != nil })
+	until(t, "an answer", func() bool { return get(ingress(t, client, "hello").IP) == "one" })
+}
+
 // TestForwarderTriesTheNextTarget has one node that refuses connections.
 func TestForwarderTriesTheNextTarget(t *testing.T) {
 	t.Parallel()
