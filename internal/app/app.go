@@ -160,6 +160,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return front.Run(ctx) })
 	group.Go(func() error { return runner.Run(ctx) })
+	group.Go(func() error { return nouns.services.Run(ctx) })
 	group.Go(func() error { return forget(ctx, cfg, st, work.blobs) })
 	ready(info(cfg, in, listener.Addr(), creds))
 	return group.Wait()

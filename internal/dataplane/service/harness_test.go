@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -70,6 +71,7 @@ func (i *images) Environment(ctx context.Context, definition json.RawMessage, lo
 		select {
 		case <-gate:
 		case <-ctx.Done():
+			return "", ctx.Err()
 		}
 	}
 	log("Pushing.")
@@ -80,6 +82,19 @@ func (i *images) fail(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.err = err
+}
+
+// begun waits until so many builds have begun, and returns how many did.
+func (i *images) begun(n int) int {
+	for {
+		i.mu.Lock()
+		have := len(i.definitions)
+		i.mu.Unlock()
+		if have >= n {
+			return have
+		}
+		runtime.Gosched()
+	}
 }
 
 // close makes builds wait for open.
@@ -372,11 +387,11 @@ func (s *server) is(name, state string) dataplanetest.Reply {
 	return r
 }
 
-// due has the reconciler look at what is due, without waiting for builds.
+// due has the reconciler look at what is due in this millisecond, without waiting for builds.
 func (s *server) due() {
 	s.T.Helper()
 	for range 1000 {
-		ups, err := s.Manager.Store.LeaseDue(s.T.Context(), s.Now(), "test", time.Minute, 100)
+		ups, err := s.Manager.Store.LeaseDue(s.T.Context(), s.Now().Add(time.Millisecond), "test", time.Minute, 100)
 		s.check(err)
 		if len(ups) == 0 {
 			return

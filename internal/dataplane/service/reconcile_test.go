@@ -578,7 +578,7 @@ func TestMaxSurge(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.deploy(deployment("iris", nil))
-	pods := s.kubeDeployment("iris").Annotations
+	pods := s.kubeDeployment("iris").Spec.Template
 	for _, tt := range []struct {
 		tags               object
 		unavailable, surge int
@@ -586,8 +586,8 @@ func TestMaxSurge(t *testing.T) {
 		s.update("iris", "/kvTags", tt.tags)
 		d := s.kubeDeployment("iris")
 		r := d.Spec.Strategy.RollingUpdate
-		if r.MaxUnavailable.IntValue() != tt.unavailable || r.MaxSurge.IntValue() != tt.surge || text(d.Annotations) != text(pods) {
-			t.Errorf("with the tags %v: maxUnavailable %v, maxSurge %v, pods %v", tt.tags, r.MaxUnavailable, r.MaxSurge, d.Annotations)
+		if r.MaxUnavailable.IntValue() != tt.unavailable || r.MaxSurge.IntValue() != tt.surge || text(d.Spec.Template) != text(pods) {
+			t.Errorf("with the tags %v: maxUnavailable %v, maxSurge %v, pods %v", tt.tags, r.MaxUnavailable, r.MaxSurge, d.Spec.Template)
 		}
 	}
 	s.Refused(400, "InvalidParameter", "PATCH", mms, "/services/iris", s.patchBody("/kvTags", object{"berth.maxSurge": "25%"}), "kvTags.berth.maxSurge", "25%")
