@@ -106,6 +106,11 @@ func TestEndpointUpdateLosesNothing_D2(t *testing.T) {
 	if got := s.split("pair"); got != "pair-v2=100" {
 		t.Errorf("once v2 serves the route is %s", got)
 	}
+	s.images.fail(&image.UserError{Code: image.PackageNotFound, Message: "There is no package nonsense."}) // also where the next update fails at once
+	op = s.patch("pair", "/description", "d")
+	s.pass()
+	s.ended(op, "Failed")
+	s.images.fail(nil)
 	for _, d := range []time.Duration{time.Second, 18 * time.Second} {
 		s.after(d)
 		if got := fmt.Sprint(s.deployments()); got != "[pair-v1 pair-v2]" {
