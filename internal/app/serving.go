@@ -13,6 +13,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -103,7 +104,10 @@ func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Sto
 	w.builder = &image.Builder{
 		Registry: w.images, Base: filepath.Join(cfg.Libexec, "base", "python3.11.tar"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
 	}
-	return w, w.builder.Clean()
+	if err := w.builder.Clean(); err != nil { // it only takes room
+		cfg.Logger.WarnContext(ctx, "what builds left behind that were interrupted could not be removed", "error", err)
+	}
+	return w, nil
 }
 
 // frontEndTraces is what front ends are told of the collector.
@@ -346,11 +350,12 @@ type nouns struct {
 func newNouns(cfg Config, m *resource.Manager, w *workloads, ml *machinelearning.Service) *nouns {
 	n := &nouns{artifacts: &artifact.Service{Blobs: w.blobs}}
 	n.models = &model.Service{Manager: m, Artifacts: n.artifacts, Work: w.builder.Work}
+	seen := &fronts{now: cfg.Now, ask: ml.Attach.FrontEnd}
 	n.environments = &environment.Service{Manager: m, Artifacts: n.artifacts, Images: w.builder, Logger: cfg.Logger}
 	n.services = &service.Service{
 		Manager: m, Models: n.models, Artifacts: n.artifacts, Images: w.builder, Registry: w.images, Logger: cfg.Logger, ScheduleWait: cfg.ScheduleWait,
 		Place: func(ctx context.Context, compute armid.ID) (service.Place, error) {
-			return place(ctx, m.Store, ml, compute)
+			return place(ctx, m.Store, ml, seen, compute)
 		},
 	}
 	n.models.UsedBy = n.services.UsedBy
@@ -367,12 +372,12 @@ func (n *nouns) register(srv *dataplane.Server) {
 }
 
 // place finds a compute's cluster and the front end in it.
-func place(ctx context.Context, st store.Store, ml *machinelearning.Service, compute armid.ID) (service.Place, error) {
+func place(ctx context.Context, st store.Store, ml *machinelearning.Service, seen *fronts, compute armid.ID) (service.Place, error) {
 	p, err := ml.Place(ctx, st, compute)
 	if err != nil {
 		return service.Place{}, err
 	}
-	front, err := ml.Attach.FrontEnd(ctx, p.Kubeconfig, p.Attachment)
+	front, err := seen.status(ctx, p.Kubeconfig, p.Attachment)
 	if err != nil {
 		return service.Place{}, err
 	}
@@ -384,4 +389,43 @@ func place(ctx context.Context, st store.Store, ml *machinelearning.Service, com
 		out.Address = "http://" + front.Address + ":80" // clients of the original know it with its port
 	}
 	return out, nil
+}
+
+// frontAge is for how long it is taken for true how a front end does.
+const frontAge = time.Second
+
+// fronts remember for a moment how front ends do, because all web services of a compute have one, and each looks at it
+// several times a second while it starts.
+type fronts struct {
+	now func() time.Time
+	ask func(ctx context.Context, kubeconfig []byte, a attachment.Attachment) (attachment.FrontEndStatus, error)
+
+	mu   sync.Mutex
+	seen map[attachment.Attachment]frontSeen
+}
+
+type frontSeen struct {
+	status attachment.FrontEndStatus
+	at     time.Time
+}
+
+func (f *fronts) status(ctx context.Context, kubeconfig []byte, a attachment.Attachment) (attachment.FrontEndStatus, error) {
+	f.mu.Lock()
+	last, ok := f.seen[a]
+	f.mu.Unlock()
+	if age := f.now().Sub(last.at); ok && age >= 0 && age < frontAge {
+		return last.status, nil
+	}
+	status, err := f.ask(ctx, kubeconfig, a)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.seen == nil {
+		f.seen = map[attachment.Attachment]frontSeen{}
+	}
+	now := f.now()
+	maps.DeleteFunc(f.seen, func(_ attachment.Attachment, s frontSeen) bool { return now.Sub(s.at) >= frontAge })
+	if err == nil {
+		f.seen[a] = frontSeen{status, now}
+	}
+	return status, err
 }

@@ -15,6 +15,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -22,6 +23,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/berthdev/berth/internal/route"
 )
 
 // Names of the front end's objects, the original's where it has them.
@@ -33,6 +36,7 @@ const (
 	envFilesDir       = "/etc/azureml-fe"
 	envSum            = "berth.dev/env" // annotation of pods: changes with their environment, so that they are replaced
 	certificateName   = "azuremlfessl"
+	modelPolicyName   = "berth-models"
 	PullSecret        = "berth-registry" // with which the namespace's pods fetch images
 	frontEndSpec      = "berth.dev/spec" // annotation: what Berth wrote, so that drift and changes are seen
 	httpPort          = 8080
@@ -116,7 +120,40 @@ func (a Attachment) install(ctx context.Context, c kubernetes.Interface, f *Fron
 	if _, err := c.PolicyV1().PodDisruptionBudgets(ns).Create(ctx, budget, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("the front end's disruption budget: %w", err)
 	}
+	if err := putPolicy(ctx, c, ns, a.modelPolicy()); err != nil {
+		return fmt.Errorf("the network policy of model pods: %w", err)
+	}
 	return a.deployFrontEnd(ctx, c, ns, f)
+}
+
+// modelPolicy lets nobody but the front end connect to model pods, which ask for no key themselves. What a node sends to
+// its own pods, such as probes, no policy keeps back. A cluster without an engine for policies ignores it.
+func (a Attachment) modelPolicy() *networkingv1.NetworkPolicy {
+	return &networkingv1.NetworkPolicy{
+		ObjectMeta: a.meta(modelPolicyName),
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: route.ServiceLabel, Operator: metav1.LabelSelectorOpExists}}},
+			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress},
+			Ingress: []networkingv1.NetworkPolicyIngressRule{{
+				From:  []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: frontEndPods}}},
+				Ports: []networkingv1.NetworkPolicyPort{{Protocol: ptr(corev1.ProtocolTCP), Port: ptr(intstr.FromInt32(route.ContainerPort))}},
+			}},
+		},
+	}
+}
+
+func putPolicy(ctx context.Context, c kubernetes.Interface, ns string, want *networkingv1.NetworkPolicy) error {
+	have, err := c.NetworkingV1().NetworkPolicies(ns).Get(ctx, want.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = c.NetworkingV1().NetworkPolicies(ns).Create(ctx, want, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil || equality.Semantic.DeepEqual(have.Spec, want.Spec) {
+		return err
+	}
+	have.Spec = want.Spec
+	_, err = c.NetworkingV1().NetworkPolicies(ns).Update(ctx, have, metav1.UpdateOptions{})
+	return err
 }
 
 // secrets are the registry's password, what front ends show each other, and the certificate.

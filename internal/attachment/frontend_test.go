@@ -9,9 +9,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
@@ -91,11 +93,41 @@ func TestInstall_A6(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"deployments/azureml-fe", "poddisruptionbudgets/azureml-fe", "rolebindings/azureml-fe", "roles/azureml-fe", "secrets/azureml-fe-peers", "secrets/azuremlfessl", "secrets/berth-registry",
+		"deployments/azureml-fe", "networkpolicies/berth-models", "poddisruptionbudgets/azureml-fe", "rolebindings/azureml-fe", "roles/azureml-fe", "secrets/azureml-fe-peers", "secrets/azuremlfessl", "secrets/berth-registry",
 		"serviceaccounts/azureml-fe", "services/azureml-fe", "services/azureml-fe-int-http",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("installed (-want +got):\n%s", diff)
+	}
+}
+
+// Only front ends may connect to model pods, and only where these answer: model pods ask nobody for a key. What others make
+// of the policy is taken back.
+func TestModelPolicy(t *testing.T) {
+	t.Parallel()
+	c, f := installed(t, nil)
+	policies := c.NetworkingV1().NetworkPolicies(holder.Namespace())
+	for range 2 {
+		p := must(policies.Get(t.Context(), modelPolicyName, metav1.GetOptions{}))
+		s := p.Spec
+		if len(s.PolicyTypes) != 1 || s.PolicyTypes[0] != networkingv1.PolicyTypeIngress || len(s.Ingress) != 1 || len(s.Ingress[0].From) != 1 || len(s.Ingress[0].Ports) != 1 {
+			t.Fatalf("the policy is %+v", s)
+		}
+		selects := func(selector *metav1.LabelSelector, pod map[string]string) bool {
+			return must(metav1.LabelSelectorAsSelector(selector)).Matches(labels.Set(pod))
+		}
+		front := deploymentOf(t, c).Spec.Template.Labels
+		model := map[string]string{"berth.dev/service": "iris", "app.kubernetes.io/name": "iris-v1"}
+		from := s.Ingress[0].From[0]
+		if !selects(&s.PodSelector, model) || selects(&s.PodSelector, front) || !selects(from.PodSelector, front) || selects(from.PodSelector, model) || from.NamespaceSelector != nil || from.IPBlock != nil {
+			t.Errorf("the policy is for other pods: %+v", s)
+		}
+		if port := s.Ingress[0].Ports[0]; port.Port.IntValue() != 5001 || *port.Protocol != corev1.ProtocolTCP {
+			t.Errorf("the port is %+v", port)
+		}
+		p.Spec.Ingress = nil
+		must(policies.Update(t.Context(), p, metav1.UpdateOptions{}))
+		install(t, c, f)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,7 +39,9 @@ type Problem struct {
 	Message string // for people: what happened and what to do
 	Times   int    // how often a container ended, or an image was not to be had
 	Since   time.Time
-	Events  []Event
+	Events  []Event // of the pod, once Explain was asked
+
+	pod string
 }
 
 // Event is something that happened to a pod, as clients of the original know it.
@@ -46,8 +49,9 @@ type Event struct {
 	InvolvedObject, InvolvedKind, Type, Reason, Message, LastTimestamp string
 }
 
-// Observe looks at a workload.
-func (c *Cluster) Observe(ctx context.Context, name string) (Observation, error) {
+// Observe looks at a workload. logs says whether to read what containers say that start for long, which costs a request
+// for each.
+func (c *Cluster) Observe(ctx context.Context, name string, logs bool) (Observation, error) {
 	d, err := c.api.AppsV1().Deployments(c.namespace).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return Observation{}, nil
@@ -66,27 +70,27 @@ func (c *Cluster) Observe(ctx context.Context, name string) (Observation, error)
 	if err != nil {
 		return Observation{}, err
 	}
-	for i := range pods {
-		if o.Problem = problemOf(&pods[i]); o.Problem != nil {
-			break
-		}
+	for i := 0; i < len(pods) && o.Problem == nil; i++ {
+		o.Problem = problemOf(&pods[i])
 	}
-	for i := range pods {
-		if o.Problem == nil {
-			o.Problem = c.starved(ctx, &pods[i])
-		}
+	for i := 0; i < min(len(pods), mostPods) && o.Problem == nil && logs; i++ {
+		o.Problem = c.starved(ctx, &pods[i])
 	}
 	if o.Problem == nil {
 		o.Problem = refusal(d)
 	}
-	if o.Problem == nil {
-		return o, nil
-	}
-	if o.Problem.Code == Unschedulable {
-		o.Problem.Message += c.room(ctx)
-	}
-	o.Problem.Events = c.events(ctx, pods)
 	return o, nil
+}
+
+// Explain adds to a problem what takes more than a look at the pod: what happened to it and, where it fits on no node, what
+// room there is. It reads the nodes and pods of the whole cluster, so it is for deployments that failed.
+func (c *Cluster) Explain(ctx context.Context, p *Problem) {
+	if p.Code == Unschedulable {
+		p.Message += c.room(ctx)
+	}
+	if p.pod != "" {
+		p.Events = c.events(ctx, p.pod)
+	}
 }
 
 // refusal is why Kubernetes makes no pods at all, for instance a quota.
@@ -102,11 +106,13 @@ func refusal(d *appsv1.Deployment) *Problem {
 func problemOf(p *corev1.Pod) *Problem {
 	for _, cond := range p.Status.Conditions {
 		if cond.Type == corev1.PodScheduled && cond.Status == corev1.ConditionFalse && cond.Reason == corev1.PodReasonUnschedulable {
-			return &Problem{Code: Unschedulable, Message: "The pod fits on no node: " + cond.Message, Since: p.CreationTimestamp.Time}
+			return &Problem{Code: Unschedulable, Since: p.CreationTimestamp.Time, pod: p.Name,
+				Message: "The pod fits on no node: " + cond.Message + " Ask for less with cpu_cores and memory_gb, add nodes, or choose a larger VM size."}
 		}
 	}
 	for _, s := range p.Status.ContainerStatuses {
 		if prob := containerProblem(p, &s); prob != nil {
+			prob.pod = p.Name
 			return prob
 		}
 	}
@@ -173,12 +179,14 @@ func (c *Cluster) starved(ctx context.Context, p *corev1.Pod) *Problem {
 		return nil
 	}
 	var b strings.Builder
-	c.log(ctx, &b, p.Name, 200, false)
+	c.log(ctx, &b, p.Name, 200, false, 1<<20)
 	times := strings.Count(b.String(), outOfMemory)
 	if times == 0 {
 		return nil
 	}
-	return outOfMemoryProblem(p, times, s.State.Running.StartedAt.Time, "")
+	prob := outOfMemoryProblem(p, times, s.State.Running.StartedAt.Time, "")
+	prob.pod = p.Name
+	return prob
 }
 
 func outOfMemoryProblem(p *corev1.Pod, times int, since time.Time, log string) *Problem {
@@ -227,33 +235,32 @@ func (c *Cluster) room(ctx context.Context) string {
 		out = append(out, fmt.Sprintf("%s %.2f CPU cores and %.1f GB", n.Name,
 			float64(n.Status.Allocatable.Cpu().MilliValue()-u.cpu)/1000, float64(n.Status.Allocatable.Memory().Value()-u.memory)/(1<<30)))
 	}
-	return " Free are: " + strings.Join(out, "; ") + ". Ask for less with cpu_cores and memory_gb, add nodes, or choose a larger VM size."
+	return " Free are: " + strings.Join(out, "; ") + "."
 }
 
-func (c *Cluster) events(ctx context.Context, pods []corev1.Pod) []Event {
+func (c *Cluster) events(ctx context.Context, pod string) []Event {
+	list, err := c.api.CoreV1().Events(c.namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod, Limit: 20})
+	if err != nil {
+		return nil
+	}
 	var out []Event
-	for i := range pods {
-		list, err := c.api.CoreV1().Events(c.namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pods[i].Name, Limit: 20})
-		if err != nil {
-			return out
+	for _, e := range list.Items {
+		last := e.LastTimestamp.Time
+		if last.IsZero() { // an event of the newer API
+			last = e.EventTime.Time
 		}
-		for _, e := range list.Items {
-			last := e.LastTimestamp.Time
-			if last.IsZero() { // an event of the newer API
-				last = e.EventTime.Time
-			}
-			out = append(out, Event{e.InvolvedObject.Name, e.InvolvedObject.Kind, e.Type, e.Reason, e.Message, last.UTC().Format(time.RFC3339)})
-		}
-		if len(out) > 0 {
-			return out // one pod's are enough: they all have the same trouble
-		}
+		out = append(out, Event{e.InvolvedObject.Name, e.InvolvedObject.Kind, e.Type, e.Reason, e.Message, last.UTC().Format(time.RFC3339)})
 	}
 	return out
 }
 
-// Logs returns the last lines of a workload's containers: of the pod that has trouble, where one has,
-// and of a container that was restarted also what the last one said. tail is a number of lines.
-func (c *Cluster) Logs(ctx context.Context, name string, tail int64) (string, error) {
+// mostPods is of how many pods of a workload the logs are read.
+const mostPods = 5
+
+// Logs returns the last lines of a workload's containers, those that have trouble first, and of a container that was
+// restarted also what the last one said. tail is a number of lines of each, most the bytes of all together; it reads
+// at most mostPods pods, and says so where there are more.
+func (c *Cluster) Logs(ctx context.Context, name string, tail int64, most int) (string, error) {
 	d, err := c.api.AppsV1().Deployments(c.namespace).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return "", nil
@@ -265,30 +272,53 @@ func (c *Cluster) Logs(ctx context.Context, name string, tail int64) (string, er
 	if err != nil {
 		return "", err
 	}
+	all := len(pods)
+	slices.SortStableFunc(pods, func(a, b corev1.Pod) int { return urgency(&a) - urgency(&b) })
 	var b strings.Builder
-	for i := range pods {
+	for i := range pods[:min(all, mostPods)] {
 		p := &pods[i]
-		if len(pods) > 1 {
+		if all > 1 {
 			fmt.Fprintf(&b, "==> %s <==\n", p.Name)
 		}
-		if len(p.Status.ContainerStatuses) == 0 || p.Status.ContainerStatuses[0].RestartCount == 0 {
-			c.log(ctx, &b, p.Name, tail, false)
-			continue
+		if restarts(p) > 0 {
+			c.log(ctx, &b, p.Name, tail, true, most-b.Len())
+			fmt.Fprintf(&b, "--- the container was started again (%d times) ---\n", restarts(p))
 		}
-		c.log(ctx, &b, p.Name, tail, true)
-		fmt.Fprintf(&b, "--- the container was started again (%d times) ---\n", p.Status.ContainerStatuses[0].RestartCount)
-		c.log(ctx, &b, p.Name, tail, false)
+		c.log(ctx, &b, p.Name, tail, false, most-b.Len())
+	}
+	if all > mostPods {
+		fmt.Fprintf(&b, "==> %d more pods of %s are not shown <==\n", all-mostPods, name)
 	}
 	return b.String(), nil
 }
 
-// log copies what a container said. A container that has not started yet has said nothing.
-func (c *Cluster) log(ctx context.Context, w *strings.Builder, pod string, tail int64, previous bool) {
+// urgency orders pods by how much their logs tell: trouble now, trouble before, none.
+func urgency(p *corev1.Pod) int {
+	switch {
+	case problemOf(p) != nil:
+		return 0
+	case restarts(p) > 0:
+		return 1
+	}
+	return 2
+}
+
+func restarts(p *corev1.Pod) int32 {
+	if len(p.Status.ContainerStatuses) == 0 {
+		return 0
+	}
+	return p.Status.ContainerStatuses[0].RestartCount
+}
+
+// log copies at most so many bytes of what a container said. A container that has not started yet has said nothing.
+func (c *Cluster) log(ctx context.Context, w *strings.Builder, pod string, tail int64, previous bool, most int) {
+	if most <= 0 {
+		return
+	}
 	stream, err := c.api.CoreV1().Pods(c.namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container, TailLines: &tail, Previous: previous}).Stream(ctx)
 	if err != nil {
 		return
 	}
-	defer func() { _ = stream.Close() }() // nothing was written through it
-	const most = 4 << 20
-	_, _ = io.Copy(w, io.LimitReader(stream, most)) // what came before an interruption is still worth showing
+	defer func() { _ = stream.Close() }()                  // nothing was written through it
+	_, _ = io.Copy(w, io.LimitReader(stream, int64(most))) // what came before an interruption is still worth showing
 }

@@ -10,7 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -59,29 +61,35 @@ func selector(service string) metav1.ListOptions {
 	return metav1.ListOptions{LabelSelector: labels.Set{route.ServiceLabel: service}.String()}
 }
 
-// Apply makes the cluster have a service's workloads and route, and no others of that service.
-// The route goes last where something is added and first where something is removed, so that front ends
-// never follow a route to nothing. It is idempotent. Replicas of autoscaled workloads are left to the front
-// ends once they exist.
-func (c *Cluster) Apply(ctx context.Context, service string, workloads []Workload, r *route.Route) error {
+// Apply makes the cluster have a service's workloads. It removes none and leaves the route as it is, so that callers
+// notice nothing of it. It is idempotent, and takes back what others changed but for replicas of workloads that scale by
+// themselves, which are the front ends', and the containers' resources, which Azure ML lets a cluster's owner change.
+// Errors: see Refusal.
+func (c *Cluster) Apply(ctx context.Context, workloads []Workload, written Written) error {
 	for i := range workloads {
-		if err := c.applyService(ctx, &workloads[i]); err != nil {
-			return fmt.Errorf("the Kubernetes service of %s: %w", workloads[i].Name, err)
+		w := &workloads[i]
+		if err := write(ctx, c.api.CoreV1().Services(c.namespace), "service", w.service(), written, serviceSpec, nil); err != nil {
+			return fmt.Errorf("the Kubernetes service of %s: %w", w.Name, err)
 		}
-		if err := c.applyDeployment(ctx, &workloads[i]); err != nil {
-			return fmt.Errorf("the deployment of %s: %w", workloads[i].Name, err)
+		if err := write(ctx, c.api.PolicyV1().PodDisruptionBudgets(c.namespace), "budget", w.budget(), written, budgetSpec, nil); err != nil {
+			return fmt.Errorf("the disruption budget of %s: %w", w.Name, err)
+		}
+		if err := write(ctx, c.api.AppsV1().Deployments(c.namespace), "deployment", w.deployment(), written, deploymentSpec, w.scale); err != nil {
+			return fmt.Errorf("the deployment of %s: %w", w.Name, err)
 		}
 	}
-	if err := c.applyRoute(ctx, r); err != nil {
-		return fmt.Errorf("the route of %s: %w", service, err)
-	}
-	return c.prune(ctx, service, func(name string) bool {
-		return slices.ContainsFunc(workloads, func(w Workload) bool { return w.Name == name })
-	})
+	return nil
 }
 
-// applyRoute writes the route if it differs from what is there.
-func (c *Cluster) applyRoute(ctx context.Context, r *route.Route) error {
+// Route has the front ends follow a route. It writes only what differs from what is there.
+func (c *Cluster) Route(ctx context.Context, r *route.Route) error {
+	if err := c.route(ctx, r); err != nil {
+		return fmt.Errorf("the route of %s: %w", r.Service, err)
+	}
+	return nil
+}
+
+func (c *Cluster) route(ctx context.Context, r *route.Route) error {
 	want, err := r.Secret()
 	if err != nil {
 		return err
@@ -103,45 +111,16 @@ func (c *Cluster) applyRoute(ctx context.Context, r *route.Route) error {
 	return err
 }
 
-func (c *Cluster) applyService(ctx context.Context, w *Workload) error {
-	services := c.api.CoreV1().Services(c.namespace)
-	_, err := services.Get(ctx, w.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = services.Create(ctx, w.service(), metav1.CreateOptions{})
+// Prune removes the workloads of a service that are not among those to keep. No route may lead to them any more.
+func (c *Cluster) Prune(ctx context.Context, service string, keep []Workload, written Written) error {
+	kept := func(name string) bool {
+		return slices.ContainsFunc(keep, func(w Workload) bool { return w.Name == name })
 	}
-	return err
-}
-
-func (c *Cluster) applyDeployment(ctx context.Context, w *Workload) error {
-	deployments := c.api.AppsV1().Deployments(c.namespace)
-	want := w.deployment()
-	have, err := deployments.Get(ctx, w.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = deployments.Create(ctx, want, metav1.CreateOptions{})
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	scaled := w.Scale.Auto
-	same := have.Annotations[specAnnotation] == want.Annotations[specAnnotation] && inPlace(have) == w.InPlace
-	inBounds := have.Spec.Replicas != nil && int(*have.Spec.Replicas) >= w.Scale.Min && int(*have.Spec.Replicas) <= w.Scale.Max
-	if same && (scaled && inBounds || !scaled && have.Spec.Replicas != nil && *have.Spec.Replicas == *want.Spec.Replicas) {
-		return nil
-	}
-	if scaled && have.Spec.Replicas != nil {
-		n := int32(min(max(int(*have.Spec.Replicas), w.Scale.Min), w.Scale.Max))
-		want.Spec.Replicas = &n
-	}
-	want.ResourceVersion = have.ResourceVersion
-	_, err = deployments.Update(ctx, want, metav1.UpdateOptions{})
-	return err
-}
-
-// inPlace reports how a Deployment replaces its pods.
-func inPlace(d *appsv1.Deployment) bool {
-	r := d.Spec.Strategy.RollingUpdate
-	return r != nil && r.MaxSurge != nil && r.MaxSurge.IntValue() == 0
+	maps.DeleteFunc(written, func(key, _ string) bool {
+		_, name, _ := strings.Cut(key, "/")
+		return !kept(name)
+	})
+	return c.prune(ctx, service, kept)
 }
 
 // Remove takes everything of a service out of the cluster. It returns done=false while
@@ -188,6 +167,19 @@ func (c *Cluster) prune(ctx context.Context, service string, keep func(name stri
 		err := c.api.CoreV1().Services(c.namespace).Delete(ctx, s.Name, metav1.DeleteOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("removing the Kubernetes service %s: %w", s.Name, err)
+		}
+	}
+	budgets, err := c.api.PolicyV1().PodDisruptionBudgets(c.namespace).List(ctx, selector(service))
+	if err != nil {
+		return err
+	}
+	for _, b := range budgets.Items {
+		if keep(b.Name) {
+			continue
+		}
+		err := c.api.PolicyV1().PodDisruptionBudgets(c.namespace).Delete(ctx, b.Name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("removing the disruption budget %s: %w", b.Name, err)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package serving_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,9 +11,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
@@ -28,11 +32,12 @@ type bench struct {
 	*testing.T
 	api     *fake.Clientset
 	cluster *serving.Cluster
+	written serving.Written
 }
 
 func newBench(t *testing.T) *bench {
 	api := fake.NewClientset()
-	return &bench{T: t, api: api, cluster: serving.New(api, ns)}
+	return &bench{T: t, api: api, cluster: serving.New(api, ns), written: serving.Written{}}
 }
 
 func must[T any](v T, err error) T {
@@ -66,7 +71,15 @@ func routeTo(workloads ...serving.Workload) *route.Route {
 
 func (b *bench) apply(workloads ...serving.Workload) {
 	b.Helper()
-	if err := b.cluster.Apply(b.Context(), "iris", workloads, routeTo(workloads...)); err != nil {
+	if err := b.cluster.Apply(b.Context(), workloads, b.written); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// route has front ends follow a route to workloads.
+func (b *bench) route(workloads ...serving.Workload) {
+	b.Helper()
+	if err := b.cluster.Route(b.Context(), routeTo(workloads...)); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -85,6 +98,9 @@ func (b *bench) names() string {
 	}
 	for _, s := range must(b.api.CoreV1().Services(ns).List(b.Context(), metav1.ListOptions{})).Items {
 		out = append(out, "service/"+s.Name)
+	}
+	for _, p := range must(b.api.PolicyV1().PodDisruptionBudgets(ns).List(b.Context(), metav1.ListOptions{})).Items {
+		out = append(out, "budget/"+p.Name)
 	}
 	for _, s := range must(b.api.CoreV1().Secrets(ns).List(b.Context(), metav1.ListOptions{})).Items {
 		out = append(out, "secret/"+s.Name)
@@ -109,10 +125,12 @@ func TestApplyIsIdempotent(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.apply(workload(""))
-	if got, want := b.writes(), "create/services create/deployments create/secrets"; got != want {
-		t.Errorf("wrote %q, want %q: the route goes last", got, want)
+	b.route(workload(""))
+	if got, want := b.writes(), "create/services create/poddisruptionbudgets create/deployments create/secrets"; got != want {
+		t.Errorf("wrote %q, want %q", got, want)
 	}
 	b.apply(workload(""))
+	b.route(workload(""))
 	if got := b.writes(); got != "" {
 		t.Errorf("the second time wrote %q", got)
 	}
@@ -120,6 +138,7 @@ func TestApplyIsIdempotent(t *testing.T) {
 	for what, labels := range map[string]map[string]string{
 		"deployment": d.Labels, "pods": d.Spec.Template.Labels,
 		"service": must(b.api.CoreV1().Services(ns).Get(t.Context(), "iris", metav1.GetOptions{})).Labels,
+		"budget":  must(b.api.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "iris", metav1.GetOptions{})).Labels,
 		"route":   must(b.api.CoreV1().Secrets(ns).Get(t.Context(), "route-iris", metav1.GetOptions{})).Labels,
 	} {
 		if labels[route.ServiceLabel] != "iris" {
@@ -134,14 +153,14 @@ func TestApplyIsIdempotent(t *testing.T) {
 }
 
 // The route that is written is the one that front ends read, and it changes with what it says.
-func TestApplyRoute(t *testing.T) {
+func TestRoute(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	w := workload("")
 	for _, keys := range [][]string{{"one", "two"}, {"one", "three"}} {
 		r := routeTo(w)
 		r.Auth = route.Auth{Mode: route.AuthKey, Keys: keys}
-		if err := b.cluster.Apply(t.Context(), "iris", []serving.Workload{w}, r); err != nil {
+		if err := b.cluster.Route(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
 		secret := must(b.api.CoreV1().Secrets(ns).Get(t.Context(), "route-iris", metav1.GetOptions{}))
@@ -151,30 +170,41 @@ func TestApplyRoute(t *testing.T) {
 	}
 	broken := routeTo(w)
 	broken.Versions[0].MaxConcurrent = 0
-	if err := b.cluster.Apply(t.Context(), "iris", []serving.Workload{w}, broken); err == nil || !strings.Contains(err.Error(), "the route of iris") {
+	if err := b.cluster.Route(t.Context(), broken); err == nil || !strings.Contains(err.Error(), "the route of iris") {
 		t.Errorf("a route that breaks a rule: %v", err)
 	}
 }
 
-// A version that is gone goes from the cluster, after the route has left it; what other services have stays.
+// A version that is gone goes from the cluster when it is told so, and not before; what other services have stays.
 func TestPrune(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	other := workload("")
 	other.Name, other.Service = "other", "other"
-	if err := b.cluster.Apply(t.Context(), "other", []serving.Workload{other}, &route.Route{Service: "other", Auth: route.Auth{Mode: route.AuthNone}}); err != nil {
+	b.apply(other, workload("v1"), workload("v2"))
+	b.route(workload("v1"), workload("v2"))
+	if err := b.cluster.Route(t.Context(), &route.Route{Service: "other", Auth: route.Auth{Mode: route.AuthNone}}); err != nil {
 		t.Fatal(err)
 	}
-	b.apply(workload("v1"), workload("v2"))
 	if got := b.deployment("iris-v2").Spec.Template.Labels[route.VersionLabel]; got != "v2" {
 		t.Errorf("the version's label is %q", got)
 	}
 	b.writes()
 	b.apply(workload("v1"))
-	if got, want := b.writes(), "update/secrets delete/deployments delete/services"; got != want {
+	b.route(workload("v1"))
+	if got, want := b.writes(), "update/secrets"; got != want {
 		t.Errorf("wrote %q, want %q", got, want)
 	}
-	if got, want := b.names(), "deployment/iris-v1 deployment/other service/iris-v1 service/other secret/route-iris secret/route-other"; got != want {
+	if err := b.cluster.Prune(t.Context(), "iris", []serving.Workload{workload("v1")}, b.written); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := b.writes(), "delete/deployments delete/services delete/poddisruptionbudgets"; got != want {
+		t.Errorf("wrote %q, want %q", got, want)
+	}
+	if _, ok := b.written["deployment/iris-v2"]; ok || b.written["deployment/iris-v1"] == "" {
+		t.Errorf("remembered is %v", b.written)
+	}
+	if got, want := b.names(), "deployment/iris-v1 deployment/other service/iris-v1 service/other budget/iris-v1 budget/other secret/route-iris secret/route-other"; got != want {
 		t.Errorf("there are %q, want %q", got, want)
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "iris-v1-x", Namespace: ns, Labels: map[string]string{route.ServiceLabel: "iris"}}}
@@ -194,7 +224,7 @@ func TestPrune(t *testing.T) {
 			t.Errorf("Remove says %v, %v", done, err)
 		}
 	}
-	if got, want := b.names(), "deployment/other service/other secret/route-other"; got != want {
+	if got, want := b.names(), "deployment/other service/other budget/other secret/route-other"; got != want {
 		t.Errorf("there are %q, want %q", got, want)
 	}
 }
@@ -204,15 +234,162 @@ func TestApplyErrors(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ verb, resource, want string }{
 		{"create", "services", "the Kubernetes service of iris: "}, {"create", "deployments", "the deployment of iris: "}, {"create", "secrets", "the route of iris: "},
-		{"get", "deployments", "the deployment of iris: "}, {"get", "secrets", "the route of iris: "},
+		{"get", "deployments", "the deployment of iris: "}, {"get", "secrets", "the route of iris: "}, {"get", "poddisruptionbudgets", "the disruption budget of iris: "},
 	} {
 		b := newBench(t)
 		broken := errors.New("no")
 		b.api.PrependReactor(tt.verb, tt.resource, func(kubetesting.Action) (bool, runtime.Object, error) { return true, nil, broken })
-		err := b.cluster.Apply(t.Context(), "iris", []serving.Workload{workload("")}, routeTo(workload("")))
+		err := b.cluster.Apply(t.Context(), []serving.Workload{workload("")}, b.written)
+		if err == nil {
+			err = b.cluster.Route(t.Context(), routeTo(workload("")))
+		}
 		if !errors.Is(err, broken) || !strings.HasPrefix(err.Error(), tt.want) {
 			t.Errorf("%s %s: %v, want %s", tt.verb, tt.resource, err, tt.want)
 		}
+		if got := serving.Refusal(err); got != "" {
+			t.Errorf("%s %s is taken for final: %s", tt.verb, tt.resource, got)
+		}
+	}
+}
+
+// What Kubernetes refuses for good is told from what may pass.
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	kind := schema.GroupResource{Group: "apps", Resource: "deployments"}
+	ending := apierrors.NewForbidden(kind, "iris", errors.New("unable to create new content in namespace x because it is being terminated"))
+	ending.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{apierrors.NewInvalid(schema.GroupKind{Group: "apps", Kind: "Deployment"}, "iris", nil), `Deployment.apps "iris" is invalid`},
+		{apierrors.NewForbidden(kind, "iris", errors.New("exceeded quota: team")), "exceeded quota: team"},
+		{apierrors.NewBadRequest("admission webhook denied the request"), "admission webhook denied the request"},
+		{apierrors.NewRequestEntityTooLargeError("limit is 3145728"), "limit is 3145728"},
+		{apierrors.NewConflict(kind, "iris", errors.New("changed")), ""}, {apierrors.NewInternalError(errors.New("etcd")), ""}, {ending, ""}, {nil, ""},
+	} {
+		b := newBench(t)
+		b.api.PrependReactor("create", "deployments", func(kubetesting.Action) (bool, runtime.Object, error) { return tt.err != nil, nil, tt.err })
+		if got := serving.Refusal(b.cluster.Apply(t.Context(), []serving.Workload{workload("")}, b.written)); tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+			t.Errorf("%v: %q, want %q", tt.err, got, tt.want)
+		}
+	}
+}
+
+// What others change of a web service's objects is taken back, also what they add or take away. The containers' resources
+// are the cluster's owner's to change, and pods are not made anew for what is in them already.
+func TestDrift(t *testing.T) {
+	t.Parallel()
+	deployment := func(change func(*appsv1.Deployment)) func(*bench) {
+		return func(b *bench) {
+			d := b.deployment("iris")
+			change(d)
+			must(b.api.AppsV1().Deployments(ns).Update(b.Context(), d, metav1.UpdateOptions{}))
+		}
+	}
+	service := func(change func(*corev1.Service)) func(*bench) {
+		return func(b *bench) {
+			s := must(b.api.CoreV1().Services(ns).Get(b.Context(), "iris", metav1.GetOptions{}))
+			change(s)
+			must(b.api.CoreV1().Services(ns).Update(b.Context(), s, metav1.UpdateOptions{}))
+		}
+	}
+	for _, tt := range []struct {
+		name, want string
+		change     func(*bench)
+	}{
+		{"a variable more", "update/deployments", deployment(func(d *appsv1.Deployment) {
+			c := &d.Spec.Template.Spec.Containers[0]
+			c.Env = append(c.Env, corev1.EnvVar{Name: "X", Value: "y"})
+		})},
+		{"host network", "update/deployments", deployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.HostNetwork = true })},
+		{"another image", "update/deployments", deployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "other" })},
+		{"no probe", "update/deployments", deployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].StartupProbe = nil })},
+		{"no label", "update/deployments", deployment(func(d *appsv1.Deployment) { d.Labels = nil })},
+		{"paused", "update/deployments", deployment(func(d *appsv1.Deployment) { d.Spec.Paused = true })},
+		{"replicas", "update/deployments", deployment(func(d *appsv1.Deployment) { d.Spec.Replicas = new(int32) })},
+		{"resources", "", deployment(func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("2")
+		})},
+		{"port", "update/services", service(func(s *corev1.Service) { s.Spec.Ports[0].TargetPort = intstr.FromInt32(1) })},
+		{"selector", "update/services", service(func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "mine"} })},
+		{"no budget", "create/poddisruptionbudgets", func(b *bench) {
+			must("", b.api.PolicyV1().PodDisruptionBudgets(ns).Delete(b.Context(), "iris", metav1.DeleteOptions{}))
+		}},
+		{"what the cluster says of it", "", deployment(func(d *appsv1.Deployment) {
+			d.Annotations["deployment.kubernetes.io/revision"], d.Status.Replicas = "1", 1
+		})},
+		{"an earlier Berth", "update/deployments", deployment(func(d *appsv1.Deployment) { d.Annotations["berth.dev/spec"] = "of another release" })},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.apply(workload(""))
+			before := b.deployment("iris")
+			tt.change(b)
+			b.writes()
+			b.apply(workload(""))
+			if got := b.writes(); got != tt.want {
+				t.Errorf("wrote %q, want %q", got, tt.want)
+			}
+			b.apply(workload(""))
+			if got := b.writes(); got != "" {
+				t.Errorf("then it wrote %q", got)
+			}
+			if after := b.deployment("iris"); tt.want == "update/deployments" {
+				if diff := cmp.Diff(before.Spec, after.Spec); diff != "" {
+					t.Errorf("the deployment is not what it was (-want +got):\n%s", diff)
+				}
+			}
+		})
+	}
+}
+
+// What Berth knows of earlier writes may be lost: each object is written once more then, as it is.
+func TestDriftUnknown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.apply(workload(""))
+	before := b.deployment("iris")
+	b.written = serving.Written{}
+	b.writes()
+	b.apply(workload(""))
+	if got, want := b.writes(), "update/services update/poddisruptionbudgets update/deployments"; got != want {
+		t.Errorf("wrote %q, want %q", got, want)
+	}
+	if diff := cmp.Diff(before.Spec, b.deployment("iris").Spec); diff != "" {
+		t.Errorf("the deployment changed (-want +got):\n%s", diff)
+	}
+	b.apply(workload(""))
+	if got := b.writes(); got != "" {
+		t.Errorf("then it wrote %q", got)
+	}
+}
+
+// A name that another web service's objects still have is waited for.
+func TestNameOfAnother(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	other := workload("")
+	other.Service = "other"
+	b.apply(other)
+	err := b.cluster.Apply(t.Context(), []serving.Workload{workload("")}, serving.Written{})
+	if err == nil || !strings.Contains(err.Error(), "still the web service other's") || serving.Refusal(err) != "" {
+		t.Errorf("it says %v", err)
+	}
+}
+
+// A drain of nodes takes one replica at a time, and is not held up by one that does not serve.
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.apply(workload("v1"))
+	p := must(b.api.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "iris-v1", metav1.GetOptions{}))
+	if p.Spec.MaxUnavailable.IntValue() != 1 || p.Spec.MinAvailable != nil || *p.Spec.UnhealthyPodEvictionPolicy != policyv1.AlwaysAllow {
+		t.Errorf("the budget is %+v", p.Spec)
+	}
+	if diff := cmp.Diff(b.deployment("iris-v1").Spec.Selector, p.Spec.Selector); diff != "" {
+		t.Errorf("it is for other pods than the deployment's (-want +got):\n%s", diff)
 	}
 }
 
@@ -239,7 +416,7 @@ func TestRollingUpdate(t *testing.T) {
 	b.apply(w)
 	after := b.deployment("iris")
 	const spec = "berth.dev/spec"
-	if before.Annotations[spec] == after.Annotations[spec] || after.Annotations[spec] != after.Spec.Template.Annotations[spec] || after.Spec.Template.Spec.Containers[0].Env[0].Value != "other" {
+	if before.Annotations[spec] == after.Annotations[spec] || before.Spec.Template.Annotations[spec] == after.Spec.Template.Annotations[spec] || after.Spec.Template.Spec.Containers[0].Env[0].Value != "other" {
 		t.Errorf("a changed variable leaves the pods as they are: %v, %v", before.Annotations, after.Annotations)
 	}
 }
@@ -361,6 +538,9 @@ func TestPod(t *testing.T) {
 			t.Errorf("%s is %s, want %s", tt.what, tt.got, tt.want)
 		}
 	}
+	if tmp := p.Volumes[0].EmptyDir; tmp == nil || tmp.SizeLimit == nil || tmp.SizeLimit.String() != "10Gi" {
+		t.Errorf("/tmp is %+v; what fills a node's disk ends other pods", tmp)
+	}
 	// gunicorn takes connections before init() returns, so a probe of a script that hangs lasts as long as its timeout.
 	if s := c.StartupProbe; s.FailureThreshold*max(s.PeriodSeconds, s.TimeoutSeconds) != 310 || s.HTTPGet.Path != "/" || s.HTTPGet.Port != intstr.FromInt32(5001) {
 		t.Errorf("init() has %d s; the probe is %+v", s.FailureThreshold*s.PeriodSeconds, s)
@@ -419,7 +599,7 @@ func (b *bench) status(s appsv1.DeploymentStatus) {
 
 func (b *bench) observe() serving.Observation {
 	b.Helper()
-	return must(b.cluster.Observe(b.Context(), "iris"))
+	return must(b.cluster.Observe(b.Context(), "iris", true))
 }
 
 func TestObserveCounts(t *testing.T) {
@@ -569,8 +749,18 @@ func TestObserveUnschedulable(t *testing.T) {
 		EventTime: metav1.NewMicroTime(since),
 	}
 	must(b.api.CoreV1().Events(ns).Create(t.Context(), event, metav1.CreateOptions{}))
+	b.api.ClearActions()
 	p := b.observe().Problem
-	if p == nil || p.Code != serving.Unschedulable || !p.Since.Equal(since.Add(-time.Hour)) {
+	for _, a := range b.api.Actions() {
+		if a.GetResource().Resource == "nodes" || a.GetNamespace() != ns {
+			t.Errorf("a look does %s %s of the whole cluster", a.GetVerb(), a.GetResource().Resource)
+		}
+	}
+	if p == nil {
+		t.Fatal("nothing is seen")
+	}
+	b.cluster.Explain(t.Context(), p)
+	if p.Code != serving.Unschedulable || !p.Since.Equal(since.Add(-time.Hour)) {
 		t.Fatalf("seen: %+v", p)
 	}
 	for _, text := range []string{"1 Insufficient cpu", "node-0 1.50 CPU cores and 2.0 GB", "cpu_cores", "memory_gb", "add nodes"} {
@@ -637,7 +827,7 @@ func (b *bench) logs(now, before string) {
 func TestLogs(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	logs := func(tail int64) string { return must(b.cluster.Logs(t.Context(), "iris", tail)) }
+	logs := func(tail int64) string { return must(b.cluster.Logs(t.Context(), "iris", tail, 1<<20)) }
 	if got := logs(10); got != "" {
 		t.Errorf("without a deployment: %q", got)
 	}
@@ -666,7 +856,7 @@ func TestLogsOfCrashes(t *testing.T) {
 	b.apply(workload(""))
 	b.pod("iris-1", time.Hour, container(corev1.ContainerStatus{RestartCount: 3}))
 	b.logs("starting\n", "Traceback\n")
-	got, want := must(b.cluster.Logs(t.Context(), "iris", 100)), "Traceback\n--- the container was started again (3 times) ---\nstarting\n"
+	got, want := must(b.cluster.Logs(t.Context(), "iris", 100, 1<<20)), "Traceback\n--- the container was started again (3 times) ---\nstarting\n"
 	if got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -679,7 +869,48 @@ func TestLogsThatAreGone(t *testing.T) {
 	b.apply(workload(""))
 	b.pod("iris-1", time.Hour, container(corev1.ContainerStatus{RestartCount: 1}))
 	b.logs("starting\n", "")
-	if got := must(b.cluster.Logs(t.Context(), "iris", 100)); !strings.HasSuffix(got, "starting\n") {
+	if got := must(b.cluster.Logs(t.Context(), "iris", 100, 1<<20)); !strings.HasSuffix(got, "starting\n") {
 		t.Errorf("%q", got)
+	}
+}
+
+// Logs of a web service with many pods are of a few of them, those with trouble first, and not longer than asked for.
+func TestLogsAreBounded(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.apply(workload(""))
+	for i := range 20 {
+		b.pod(fmt.Sprintf("fine-%02d", i), time.Hour, container(corev1.ContainerStatus{Ready: true}))
+	}
+	b.pod("restarted", time.Minute, container(corev1.ContainerStatus{Ready: true, RestartCount: 1}))
+	b.pod("troubled", time.Minute, waitingFor("ImagePullBackOff", "not found"))
+	asked := 0
+	b.logs(strings.Repeat("x", 1000), "")
+	b.api.PrependReactor("get", "pods/log", func(kubetesting.Action) (bool, runtime.Object, error) {
+		asked++
+		return false, nil, nil
+	})
+	got := must(b.cluster.Logs(t.Context(), "iris", 10, 1<<20))
+	first, second := strings.Index(got, "==> troubled <=="), strings.Index(got, "==> restarted <==")
+	if first != 0 || second < 0 || asked != 6 || !strings.Contains(got, "17 more pods of iris") {
+		t.Errorf("%d requests, %d and %d: %.3000s", asked, first, second, got)
+	}
+	if got := must(b.cluster.Logs(t.Context(), "iris", 10, 1500)); strings.Count(got, "x") > 1500 || strings.Count(got, "x") < 1000 {
+		t.Errorf("of at most 1500 bytes there are %d", len(got))
+	}
+}
+
+// What containers say is read only when asked for.
+func TestObserveWithoutLogs(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.apply(workload(""))
+	b.pod("iris-1", time.Hour, container(corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: at(0)}}}))
+	b.logs("Perhaps out of memory?\n", "")
+	if p := must(b.cluster.Observe(t.Context(), "iris", false)).Problem; p != nil {
+		t.Errorf("seen: %+v", p)
+	}
+	if p := must(b.cluster.Observe(t.Context(), "iris", true)).Problem; p == nil || p.Code != serving.OutOfMemory {
+		t.Errorf("seen: %+v", p)
 	}
 }

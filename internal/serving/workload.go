@@ -1,9 +1,6 @@
 package serving
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"maps"
 	"math"
 	"slices"
@@ -12,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -27,18 +25,21 @@ const (
 
 const (
 	container = "model"
-	// specAnnotation holds a digest of what Berth wrote, on a Deployment and its pods: it tells without
-	// comparing field by field whether they are of the present spec.
+	// specAnnotation holds a digest of what Berth wants, on each object and on pods: it tells without comparing field by
+	// field whether they are of the present spec, and of the present Berth.
 	specAnnotation = "berth.dev/spec"
 	// modelUser is the user that model containers run as.
 	modelUser = 1000
 	// propagation is how long a pod that is to stop goes on serving, so that every front end
 	// has learned of it before it refuses connections.
 	propagation = 2 // seconds
+	// tmpLimit is how much a pod may have in /tmp, in bytes; the kubelet ends one that has more, before it fills the
+	// node's disk.
+	tmpLimit = 10 << 30
 )
 
-// Workload is one version of a web service: a Deployment with its Kubernetes Service, both
-// named Name.
+// Workload is one version of a web service: a Deployment with its Kubernetes Service and disruption budget, all named
+// Name.
 type Workload struct {
 	Name       string            `json:"name"`
 	Service    string            `json:"service"`
@@ -55,9 +56,8 @@ type Workload struct {
 	Liveness   Liveness          `json:"liveness"`
 	Timeout    time.Duration     `json:"timeout"` // of scoring: so long may a pod that stops finish its requests
 	PullSecret string            `json:"pullSecret"`
-	// What follows is no part of a pod.
-	Scale   route.Scale `json:"-"`
-	InPlace bool        `json:"-"` // an update ends an old pod before it starts a new one, for clusters without room for one more
+	Scale      route.Scale       `json:"scale"`
+	InPlace    bool              `json:"inPlace"` // an update ends an old pod before it starts a new one, for clusters without room for one more
 }
 
 // Mount is the content of an OCI image at a path of the container. The kubelet fetches it once for
@@ -91,47 +91,62 @@ func (w *Workload) podSelector() map[string]string {
 // service is headless: front ends connect to pods. It names pods before they are ready, because
 // front ends ask them themselves and so know earlier than the kubelet's next probe.
 func (w *Workload) service() *corev1.Service {
-	return &corev1.Service{
+	s := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: w.Name, Labels: w.labels()},
 		Spec: corev1.ServiceSpec{
 			ClusterIP: corev1.ClusterIPNone, Selector: w.podSelector(), PublishNotReadyAddresses: true,
 			Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(route.ContainerPort)}},
 		},
 	}
+	s.Annotations = map[string]string{specAnnotation: digest(s)}
+	return s
 }
 
-// digest names what a pod of the workload is made of.
-func (w *Workload) digest() string {
-	data, err := json.Marshal(w)
-	if err != nil {
-		panic(err) // strings and numbers always marshal
+// budget lets a drain of nodes take one replica at a time. It never holds up a drain for a pod that does not serve.
+func (w *Workload) budget() *policyv1.PodDisruptionBudget {
+	b := &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: w.Name, Labels: w.labels()},
+		Spec: policyv1.PodDisruptionBudgetSpec{
+			MaxUnavailable: ptr(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: w.podSelector()}, UnhealthyPodEvictionPolicy: ptr(policyv1.AlwaysAllow),
+		},
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:8])
+	b.Annotations = map[string]string{specAnnotation: digest(b)}
+	return b
 }
 
 func (w *Workload) deployment() *appsv1.Deployment {
-	replicas := int32(w.Scale.Min)
 	unavailable, surge, history := intstr.FromInt32(0), intstr.FromInt32(1), int32(1)
 	if w.InPlace {
 		unavailable, surge = surge, unavailable
 	}
-	annotations := map[string]string{specAnnotation: w.digest()}
-	return &appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Name: w.Name, Labels: w.labels(), Annotations: annotations},
+	pods := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: w.labels()}, Spec: w.pod()}
+	pods.Annotations = map[string]string{specAnnotation: digest(pods)}
+	d := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: w.Name, Labels: w.labels()},
 		Spec: appsv1.DeploymentSpec{
-			Replicas: &replicas, RevisionHistoryLimit: &history,
-			Selector: &metav1.LabelSelector{MatchLabels: w.podSelector()},
+			RevisionHistoryLimit: &history,
+			Selector:             &metav1.LabelSelector{MatchLabels: w.podSelector()},
 			Strategy: appsv1.DeploymentStrategy{
 				Type:          appsv1.RollingUpdateDeploymentStrategyType,
 				RollingUpdate: &appsv1.RollingUpdateDeployment{MaxUnavailable: &unavailable, MaxSurge: &surge},
 			},
-			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: w.labels(), Annotations: annotations},
-				Spec:       w.pod(),
-			},
+			Template: pods,
 		},
 	}
+	d.Annotations = map[string]string{specAnnotation: digest(d)}
+	d.Spec.Replicas = ptr(int32(w.Scale.Min))
+	return d
+}
+
+// scale gives want the replicas that it is to have beside what is there, and reports whether there are so many.
+func (w *Workload) scale(have, want *appsv1.Deployment) bool {
+	if have.Spec.Replicas == nil {
+		return false
+	}
+	if n := int(*have.Spec.Replicas); w.Scale.Auto {
+		want.Spec.Replicas = ptr(int32(min(max(n, w.Scale.Min), w.Scale.Max)))
+	}
+	return *have.Spec.Replicas == *want.Spec.Replicas
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -147,7 +162,7 @@ func (w *Workload) pod() corev1.PodSpec {
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
 		Containers: []corev1.Container{w.container()},
-		Volumes:    []corev1.Volume{{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+		Volumes:    []corev1.Volume{{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(tmpLimit, resource.BinarySI)}}}},
 	}
 	if w.PullSecret != "" {
 		p.ImagePullSecrets = []corev1.LocalObjectReference{{Name: w.PullSecret}}

@@ -77,8 +77,8 @@ runs as: docker login, podman login, crane auth login, or a credential helper; D
 names another folder than ~/.docker. A new sign-in is found without a restart. Nodes of
 local clusters, which have no way out of their network, fetch through Berth and never see
 those credentials; Berth removes nothing from such a registry. The choice is remembered,
-and --registry embedded goes back. Web services that run serve on after a change; their
-images are made again in the new registry, and their pods replaced one by one.
+and --registry embedded goes back. Web services that run serve on with the images that they
+have, where those are; the next update of each moves it.
 
 With OTEL_EXPORTER_OTLP_ENDPOINT it exports OpenTelemetry traces, and so do the front ends of
 clusters; docs/observability.md has the rest of the variables.`,

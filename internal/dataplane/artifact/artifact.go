@@ -83,6 +83,18 @@ func (s *Service) Open(ctx context.Context, workspace *store.Resource, id ID) (i
 	return &verified{ReadCloser: r, sum: md5.New(), want: i.MD5}, nil //nolint:gosec // as above
 }
 
+// Sum is a text that changes when an artifact is uploaded again with another content. Errors: blob.ErrNotFound.
+func (s *Service) Sum(ctx context.Context, workspace *store.Resource, id ID) (string, error) {
+	i, err := s.Blobs.Stat(ctx, s.name(workspace, id))
+	if err != nil {
+		return "", err
+	}
+	if len(i.MD5) > 0 {
+		return hex.EncodeToString(i.MD5), nil
+	}
+	return i.ETag, nil
+}
+
 // verified fails at the end of content that does not have its checksum.
 type verified struct {
 	io.ReadCloser

@@ -193,7 +193,15 @@ func (s *server) deploy(name, script string, images ...image.Reference) {
 		if len(images) > 1 {
 			good["Mounts"] = []any{map[string]any{"Path": "/m", "Image": images[1]}}
 		}
-		data, err := json.Marshal(map[string]any{"good": []any{good}, "images": images[min(len(images), 2):]})
+		memory := map[string]any{"good": map[string]any{"workloads": []any{good}}}
+		if len(images) > 2 {
+			var next []any
+			for _, ref := range images[2:] {
+				next = append(next, map[string]any{"Image": ref})
+			}
+			memory["next"] = map[string]any{"workloads": next}
+		}
+		data, err := json.Marshal(memory)
 		if err != nil {
 			return err
 		}

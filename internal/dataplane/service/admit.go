@@ -2,12 +2,15 @@ package service
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
 	"maps"
 	"slices"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
@@ -272,6 +275,7 @@ func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) er
 			}
 		}
 	}
+	checkVariables(d, at+"environmentImageRequest.environment.environmentVariables", v.Image.Environment)
 	for i, id := range v.Image.ModelIDs {
 		c, err := s.Models.Load(d.Tx, d.ID.Parent(), id)
 		var e *armerr.Error
@@ -286,6 +290,25 @@ func (s *Service) check(d *resource.Draft[WebService], at string, v *Version) er
 		}
 	}
 	return nil
+}
+
+// checkVariables holds an environment's variables against what containers can have. What else may be wrong with the
+// environment the build says.
+func checkVariables(d *resource.Draft[WebService], at string, environment json.RawMessage) {
+	var env struct {
+		EnvironmentVariables map[string]string `json:"environmentVariables"`
+	}
+	if len(environment) == 0 || json.Unmarshal(environment, &env) != nil {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(env.EnvironmentVariables)) {
+		switch {
+		case len(validation.IsRelaxedEnvVarName(name)) > 0:
+			d.Fail(at, "%.100q is no name of a variable: it has printable ASCII characters other than =.", name)
+		case strings.ContainsRune(env.EnvironmentVariables[name], 0):
+			d.Fail(at, "the value of %.100q has a NUL character, which ends a variable.", name)
+		}
+	}
 }
 
 // checkPlace holds the compute against what a deployment needs.

@@ -78,12 +78,22 @@ func (s *Service) signingKey(ctx context.Context) (*ecdsa.PrivateKey, error) {
 
 const keyID = "1"
 
-// route is what front ends need to know of the web service.
-func (s *Service) route(ctx context.Context, o *object, versions []route.Version) (*route.Route, error) {
-	w := &o.Spec.Properties
-	r := &route.Route{Service: o.ID.Name(), ID: incarnation(o.Row), Versions: versions, Auth: route.Auth{Mode: route.AuthNone}}
+// authOf is what a web service wants its callers to show.
+func authOf(w *WebService) route.AuthMode {
 	switch {
 	case *w.AADAuthEnabled:
+		return route.AuthToken
+	case *w.AuthEnabled:
+		return route.AuthKey
+	}
+	return route.AuthNone
+}
+
+// route is what front ends need to know of the web service.
+func (s *Service) route(ctx context.Context, o *object, versions []route.Version, auth route.AuthMode) (*route.Route, error) {
+	r := &route.Route{Service: o.ID.Name(), ID: incarnation(o.Row), Versions: versions, Auth: route.Auth{Mode: auth}}
+	switch auth {
+	case route.AuthToken:
 		key, err := s.signingKey(ctx)
 		if err != nil {
 			return nil, err
@@ -91,8 +101,7 @@ func (s *Service) route(ctx context.Context, o *object, versions []route.Version
 		r.Auth = route.Auth{Mode: route.AuthToken, Audience: r.ID, Issuer: issuer(o.Row), TokenKeys: &jose.JSONWebKeySet{
 			Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: keyID, Algorithm: string(jose.ES256), Use: "sig"}},
 		}}
-	case *w.AuthEnabled:
-		r.Auth.Mode = route.AuthKey
+	case route.AuthKey:
 		for _, path := range []string{primaryPath, secondaryPath} {
 			key, err := o.Secret(path)
 			if err != nil {

@@ -25,6 +25,9 @@ import (
 type builds struct {
 	mu      sync.Mutex
 	byPlan  map[string]*build
+	slots   chan struct{}   // as many as builds may run
+	life    context.Context // ends when they are to end
+	kill    context.CancelFunc
 	running sync.WaitGroup
 }
 
@@ -53,16 +56,26 @@ const (
 	buildLimit = 15 * time.Minute
 	buildKept  = 10 * time.Minute // so that the passes of a deployment find it
 	retryBuild = 5 * time.Second  // after one that failed for a reason that may pass
+	// atATime is how many versions are built at a time: each may resolve, unpack and compress gigabytes.
+	atATime = 4
 )
 
+var errEnding = errors.New("Berth is ending")
+
+// ready makes what the zero value lacks. b.mu is held.
+func (b *builds) ready() {
+	if b.byPlan == nil {
+		b.byPlan, b.slots = map[string]*build{}, make(chan struct{}, atATime)
+		b.life, b.kill = context.WithCancel(context.Background())
+	}
+}
+
 // ensure begins a version's build, or reports how it goes. wake is called when it ends.
-func (b *builds) ensure(plan string, clock func() time.Time, start func(*build) (made, error), wake func()) *build {
+func (b *builds) ensure(ctx context.Context, plan string, clock func() time.Time, start func(context.Context, *build) (made, error), wake func()) *build {
 	now := clock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.byPlan == nil {
-		b.byPlan = map[string]*build{}
-	}
+	b.ready()
 	for key, old := range b.byPlan {
 		old.mu.Lock()
 		gone := old.done && now.Sub(old.at) > buildKept
@@ -82,9 +95,12 @@ func (b *builds) ensure(plan string, clock func() time.Time, start func(*build) 
 			return running
 		}
 	}
+	if b.life.Err() != nil {
+		return &build{done: true, err: errEnding}
+	}
 	b.byPlan[plan] = fresh
 	b.running.Go(func() {
-		m, err := start(fresh)
+		m, err := b.run(ctx, func(ctx context.Context) (made, error) { return start(ctx, fresh) })
 		fresh.mu.Lock()
 		fresh.made, fresh.err, fresh.done, fresh.at = m, err, true, clock()
 		if fresh.since.IsZero() {
@@ -94,6 +110,39 @@ func (b *builds) ensure(plan string, clock func() time.Time, start func(*build) 
 		wake()
 	})
 	return fresh
+}
+
+// run runs a build in its turn, with the values of the pass that began it but no longer than Berth runs.
+func (b *builds) run(ctx context.Context, start func(context.Context) (made, error)) (made, error) {
+	select {
+	case b.slots <- struct{}{}:
+	case <-b.life.Done():
+		return made{}, errEnding
+	}
+	defer func() { <-b.slots }()
+	if b.life.Err() != nil { // its turn came at the same moment
+		return made{}, errEnding
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildLimit)
+	defer cancel()
+	defer context.AfterFunc(b.life, cancel)()
+	return start(ctx)
+}
+
+// end ends all builds, and returns when they have. Later ones are not begun.
+func (b *builds) end() {
+	b.mu.Lock()
+	b.ready()
+	b.kill()
+	b.mu.Unlock()
+	b.running.Wait()
+}
+
+// Run ends the making of images with ctx, and returns when none is made any more. It is called once.
+func (s *Service) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.builds.end()
+	return nil
 }
 
 func (b *build) log(line string) {
@@ -243,7 +292,6 @@ func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageReques
 		if !ok {
 			return nil, "", &image.UserError{Code: "AssetNotSupported", Message: fmt.Sprintf("The asset %q is at %q; Berth takes artifacts (aml://artifact/…), as azureml-core uploads them.", a.ID, a.URL)}
 		}
-		key += a.URL + "\n"
 		if a.ID == req.DriverProgram && a.ID != "" {
 			continue
 		}
@@ -255,7 +303,13 @@ func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageReques
 			return nil, "", &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The file %q of the deployment was never uploaded to %s. Deploy again.", a.ID, id)}
 		}
 		f := image.File{Path: path.Base(id), Size: found[0].Size, Open: s.opener(ws, found[0].ID)}
-		if a.Unpack == nil || !*a.Unpack {
+		unpack := a.Unpack != nil && *a.Unpack
+		sum, err := s.Artifacts.Sum(ctx, ws, found[0].ID) // another upload to the same path is other code
+		if err != nil {
+			return nil, "", err
+		}
+		key += fmt.Sprintf("%s %t %s\n", a.URL, unpack, sum)
+		if !unpack {
 			files = append(files, f)
 			continue
 		}

@@ -393,19 +393,25 @@ func (s *Service) patch(r *dataplane.Request) (*dataplane.Reply, error) {
 		p["keys"] = map[string]any{} // so that they stay
 	}
 	name := armid.MustParse(row.ID).Name()
-	written, err := s.write(r, name, body, false, func(now *store.Resource) error {
-		if now == nil {
-			return notFound(r, name)
-		}
-		if now.Version != row.Version && now.Generation != row.Generation {
-			return armerr.New(armerr.CodeConflict, "The web service '%s' was changed at the same time. Send the change again.", name)
-		}
-		return nil
-	})
+	written, err := s.write(r, name, body, false, unchanged(r, row))
 	if err != nil {
 		return nil, err
 	}
 	return s.accepted(r, written)
+}
+
+// unchanged refuses a write that follows from a row where that is not what the store has any more.
+func unchanged(r *dataplane.Request, row *store.Resource) func(now *store.Resource) error {
+	return func(now *store.Resource) error {
+		name := armid.MustParse(row.ID).Name()
+		switch {
+		case now == nil:
+			return notFound(r, name)
+		case now.Generation != row.Generation || !now.Created.At.Equal(row.Created.At):
+			return armerr.New(armerr.CodeConflict, "The web service '%s' was changed at the same time. Send the change again.", name)
+		}
+		return nil
+	}
 }
 
 // tracked reports whether a property is one of those that azureml-core adds to each request made below a git
@@ -515,7 +521,7 @@ func (s *Service) regenerateKeys(r *dataplane.Request) (*dataplane.Reply, error)
 	}
 	flat["keys"] = map[string]any{field: body.KeyValue}
 	_, _, next := document(flat)
-	written, err := s.write(r, armid.MustParse(row.ID).Name(), next, false, func(*store.Resource) error { return nil })
+	written, err := s.write(r, armid.MustParse(row.ID).Name(), next, false, unchanged(r, row))
 	if err != nil {
 		return nil, err
 	}
@@ -538,7 +544,10 @@ func (s *Service) getToken(r *dataplane.Request) (*dataplane.Reply, error) {
 	return &dataplane.Reply{Body: body}, err
 }
 
-const defaultTail, maxTail = 5000, 100000
+const (
+	defaultTail, maxTail = 5000, 100000 // lines
+	maxLogs              = 8 << 20      // bytes
+)
 
 // logs are what the containers said. A service whose deployment failed before it had containers has the log of its
 // operation.
@@ -576,7 +585,7 @@ func (s *Service) logs(r *dataplane.Request) (*dataplane.Reply, error) {
 	}
 	var b strings.Builder
 	for name := range doc.Properties.all() {
-		text, err := cluster.Logs(r.Context(), workloadName(armid.MustParse(row.ID).Name(), name), int64(tail))
+		text, err := cluster.Logs(r.Context(), workloadName(armid.MustParse(row.ID).Name(), name), int64(tail), maxLogs-b.Len())
 		if err != nil {
 			return nil, away(err)
 		}
@@ -590,7 +599,11 @@ func (s *Service) logs(r *dataplane.Request) (*dataplane.Reply, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.WriteString(strings.Join(recall(rec.Data).Lines, "\n"))
+		mem, err := recall(rec.Data)
+		if err != nil {
+			return nil, err
+		}
+		b.WriteString(strings.Join(mem.Lines, "\n"))
 	}
 	return dataplane.OK(map[string]any{"content": b.String()})
 }

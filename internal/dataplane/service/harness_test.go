@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -72,6 +73,7 @@ func (i *images) Environment(ctx context.Context, definition json.RawMessage, lo
 		select {
 		case <-gate:
 		case <-ctx.Done():
+			return "", ctx.Err()
 		}
 	}
 	log("Pushing.")
@@ -91,6 +93,19 @@ func (i *images) fail(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.err = err
+}
+
+// begun waits until so many builds have begun, and returns how many did.
+func (i *images) begun(n int) int {
+	for {
+		i.mu.Lock()
+		have := len(i.definitions)
+		i.mu.Unlock()
+		if have >= n {
+			return have
+		}
+		runtime.Gosched()
+	}
 }
 
 // close makes builds wait for open.

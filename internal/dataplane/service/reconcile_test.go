@@ -421,13 +421,16 @@ func TestRegistryNotUsable(t *testing.T) {
 	s.after(time.Minute)
 	s.is("iris", "Failed")
 	s.images.fail(nil)
-	s.after(time.Minute)
+	for range 3 {
+		s.after(20 * time.Second)
+	}
 	s.serve()
+	s.after(20 * time.Second)
 	s.is("iris", "Healthy")
 }
 
-// A Berth that is started with another registry leaves what serves alone while that cannot be used, and moves it there
-// when it can be.
+// A Berth that is started with another registry leaves what serves alone, whether that can be used or not, and moves it there with
+// the next update.
 func TestRegistryChanges(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -457,10 +460,14 @@ func TestRegistryChanges(t *testing.T) {
 		s.is("iris", "Healthy")
 	}
 	s.images.fail(nil)
-	s.after(11 * time.Minute) // what the definition fails for is tried again after a while
-	s.after(10 * time.Second)
-	runs("with the registry", "other.test/team")
+	s.after(11 * time.Minute)
+	runs("before an update", "registry.test")
+	op := s.patch("iris", "/scoringTimeoutMs", 1000)
+	s.due()
+	s.due()
+	runs("with an update", "other.test/team")
 	s.serve()
+	s.ended(op, "Succeeded")
 	s.is("iris", "Healthy")
 }
 
@@ -721,7 +728,7 @@ func TestMaxSurge(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.deploy(deployment("iris", nil))
-	pods := s.kubeDeployment("iris").Annotations
+	pods := s.kubeDeployment("iris").Spec.Template
 	for _, tt := range []struct {
 		tags               object
 		unavailable, surge int
@@ -729,8 +736,8 @@ func TestMaxSurge(t *testing.T) {
 		s.update("iris", "/kvTags", tt.tags)
 		d := s.kubeDeployment("iris")
 		r := d.Spec.Strategy.RollingUpdate
-		if r.MaxUnavailable.IntValue() != tt.unavailable || r.MaxSurge.IntValue() != tt.surge || text(d.Annotations) != text(pods) {
-			t.Errorf("with the tags %v: maxUnavailable %v, maxSurge %v, pods %v", tt.tags, r.MaxUnavailable, r.MaxSurge, d.Annotations)
+		if r.MaxUnavailable.IntValue() != tt.unavailable || r.MaxSurge.IntValue() != tt.surge || text(d.Spec.Template) != text(pods) {
+			t.Errorf("with the tags %v: maxUnavailable %v, maxSurge %v, pods %v", tt.tags, r.MaxUnavailable, r.MaxSurge, d.Spec.Template)
 		}
 	}
 	s.Refused(400, "InvalidParameter", "PATCH", mms, "/services/iris", s.patchBody("/kvTags", object{"berth.maxSurge": "25%"}), "kvTags.berth.maxSurge", "25%")

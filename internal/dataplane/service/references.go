@@ -1,9 +1,7 @@
 package service
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/berthdev/berth/internal/arm/resource"
@@ -39,14 +37,17 @@ func Needs(tx store.ReadTx, artifacts func(workspace string, id artifact.ID), im
 		if err != nil {
 			return err
 		}
-		var mem memory
-		if len(record.Data) > 0 {
-			if err := json.Unmarshal(record.Data, &mem); err != nil {
-				return fmt.Errorf("reading what %s runs: %w", row.ID, err)
-			}
+		mem, err := recall(record.Data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", row.ID, err)
 		}
-		for _, ref := range append(imagesOf(mem.Good), mem.Images...) {
-			image(ref)
+		for _, p := range []*plan{mem.Good, mem.Next} {
+			if p == nil {
+				continue
+			}
+			for _, ref := range imagesOf(p.Workloads) {
+				image(ref)
+			}
 		}
 		return nil
 	})
@@ -61,15 +62,4 @@ func imagesOf(workloads []serving.Workload) []string {
 		}
 	}
 	return out
-}
-
-// note adds the images of workloads that are to run, and reports whether there are any that were not noted.
-func (m *memory) note(workloads []serving.Workload) (news bool) {
-	noted := append(imagesOf(m.Good), m.Images...)
-	for _, ref := range imagesOf(workloads) {
-		if !slices.Contains(noted, ref) {
-			noted, m.Images, news = append(noted, ref), append(m.Images, ref), true
-		}
-	}
-	return news
 }

@@ -92,7 +92,7 @@ const TagMaxSurge = "berth.maxSurge"
 type WebService struct {
 	ProvisioningState string             `json:"provisioningState,omitempty" arm:"readonly"`
 	ComputeType       string             `json:"computeType,omitempty" arm:"required,immutable,enum=AKS|AKSENDPOINT"`
-	ComputeName       string             `json:"computeName,omitempty" arm:"required,maxlen=64"`
+	ComputeName       string             `json:"computeName,omitempty" arm:"required,immutable,maxlen=64"`
 	DeploymentType    string             `json:"deploymentType,omitempty" arm:"enum=HttpRealtimeEndpoint"`
 	Namespace         string             `json:"namespace,omitempty" arm:"unsupported"` // a workspace has its own
 	Keys              *Keys              `json:"keys,omitempty"`

@@ -208,7 +208,7 @@ func operationWire(r *dataplane.Request, op *store.Operation, row *store.Resourc
 	sub, log := "DeployService", ""
 	if row != nil {
 		if rec, err := resource.RecordOf(row); err == nil {
-			if mem := recall(rec.Data); mem.Operation == op.ID {
+			if mem, err := recall(rec.Data); err == nil && mem.Operation == op.ID {
 				if !mem.Submitted {
 					sub = "BuildEnvironment"
 				}

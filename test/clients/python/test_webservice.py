@@ -667,6 +667,55 @@ def test_endpoint(ws, compute, sources):
     assert "many" not in ws.webservices
 
 
+SLOW = ECHO.replace("def init():", "def init():\n        import time; time.sleep(5)")
+BROKEN = ECHO.replace("def init():", "def init():\n        raise RuntimeError('it cannot start')")
+
+
+@proves("AksEndpoint: versions that come, fail and go lose no request", "D2")
+def test_endpoint_under_load(ws, compute, sources, kubectl):
+    def deployments():
+        return kubectl("get", "deployments", "-l", "berth.dev/service=still", "-o", "name").split()
+
+    one, two = sources.model("echo.txt", b"first"), sources.model("echo.txt", b"second")
+    config = AksEndpoint.deploy_configuration(cpu_cores=0.1, memory_gb=0.3, autoscale_enabled=False, num_replicas=1, version_name="one", traffic_percentile=60)
+    endpoint = Model.deploy(ws, "still", [one], sources.inference(ECHO), config, ws.compute_targets[COMPUTE])
+    endpoint.wait_for_deployment()
+    primary, _ = endpoint.get_keys()
+    with Load(endpoint.scoring_uri, primary) as load:
+        endpoint.create_version("two", autoscale_enabled=False, num_replicas=1, models=[two], inference_config=sources.inference(SLOW), traffic_percentile=40)
+        endpoint.wait_for_deployment()
+        until(lambda: json.loads(http(endpoint.scoring_uri, b'"x"', primary)[2])["model"] == "second", "the new version gets its share")
+        endpoint.create_version("bad", autoscale_enabled=False, num_replicas=1, models=[two], inference_config=sources.inference(BROKEN), traffic_percentile=0)
+        with pytest.raises(WebserviceException, match="it cannot start"):
+            endpoint.wait_for_deployment()
+        until(lambda: set(deployments()) == {"deployment.apps/still-one", "deployment.apps/still-two"}, "what failed is gone")
+        endpoint.delete_version("bad")
+        endpoint.wait_for_deployment()
+        endpoint.update_version("two", is_default=True)
+        endpoint.wait_for_deployment()
+        endpoint.delete_version("one")
+        endpoint.wait_for_deployment()
+        until(lambda: deployments() == ["deployment.apps/still-two"], "the version that was deleted is gone")
+        until(lambda: kubectl("get", "pods", "-l", "berth.dev/service=still,berth.dev/version=one", "-o", "name") == "", "its pods have ended", 90)
+    assert load.lost() == []
+    assert {json.loads(a[2])["model"] for a in load.answers} == {"first", "second"}
+    endpoint.delete()
+
+
+@proves("what kubectl changes of a web service is taken back; drains take one replica at a time", "D1")
+def test_objects_are_kept(echo, kubectl):
+    before = json.loads(kubectl("get", "deployment", "echo", "-o", "json"))["spec"]["template"]
+    kubectl("set", "env", "deployment/echo", "MINE=1")
+    kubectl("patch", "service", "echo", "-p", '{"spec":{"selector":{"mine":"1"}}}')
+    until(lambda: json.loads(kubectl("get", "deployment", "echo", "-o", "json"))["spec"]["template"] == before, "the deployment is as it was")
+    until(lambda: "mine" not in json.loads(kubectl("get", "service", "echo", "-o", "json"))["spec"]["selector"], "the service is as it was")
+    generation = kubectl("get", "deployment", "echo", "-o", "jsonpath={.metadata.generation}")
+    time.sleep(12)  # two looks: what Berth wrote is not written again
+    assert kubectl("get", "deployment", "echo", "-o", "jsonpath={.metadata.generation}") == generation
+    assert json.loads(kubectl("get", "poddisruptionbudget", "echo", "-o", "json"))["status"]["disruptionsAllowed"] == 1
+    assert json.loads(kubectl("get", "networkpolicy", "berth-models", "-o", "json"))["spec"]["ingress"]
+
+
 # What goes wrong, and what is said about it.
 
 
