@@ -84,7 +84,7 @@ func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Sto
 	}
 	w.images = &image.Registry{Host: registryHost, Username: registryUser, Password: w.password, Insecure: true, Transport: inProcess(ctx, w.registry)}
 	w.builder = &image.Builder{
-		Registry: w.images, Base: filepath.Join(cfg.Libexec, "base", "python3.11.tar"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
+		Registry: w.images, Bases: filepath.Join(cfg.Libexec, "base"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
 	}
 	return w, w.builder.Clean()
 }
