@@ -1,6 +1,7 @@
 // Command deploy measures web services on a real cluster of one node: from the POST that Model.deploy sends to
-// the first 200 of the scoring address, with a new environment and with one that was made before, and a version
-// that sleeps (min replicas 0) from its first request to the answer. It needs root and an idle machine. Wheels
+// the first 200 of the scoring address, with an environment that has nothing in common with earlier ones (each has
+// another Python), with one that has another version of scikit-learn than an earlier one, and with one that was made
+// before; and a version that sleeps (min replicas 0) from its first request to the answer. It needs root and an idle machine. Wheels
 // come from uv's cache, which it fills first: how fast a package index answers is not Berth's.
 package main
 
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/berthdev/berth/bench/internal/berth"
@@ -26,8 +28,14 @@ const (
 	key = "a key of this benchmark"
 )
 
-// sklearn are versions that make environments differ, one for each run.
-var sklearn = []string{"1.7.2", "1.7.1", "1.7.0", "1.6.1", "1.6.0", "1.5.2", "1.5.1", "1.5.0"}
+// setup is what makes environments differ.
+type setup struct{ python, sklearn string }
+
+// first have nothing in common, not even the base image.
+var first = []setup{{"3.11", "1.7.1"}, {"3.13", "1.7.1"}, {"3.9", "1.5.2"}}
+
+// sklearn are versions that make the environments of the runs differ from the first one.
+var sklearn = []string{"1.7.2", "1.7.0", "1.6.1", "1.6.0", "1.5.2", "1.5.1", "1.5.0"}
 
 const script = `
 import json, sklearn
@@ -79,14 +87,26 @@ func run(bin, libexec string, runs int) (err error) {
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	var fresh, cached, woken []time.Duration
+	var firsts, fresh, cached, woken []time.Duration
+	for i, env := range first {
+		name := fmt.Sprintf("first-%d", i)
+		d, err := b.deploy(ctx, name, env, nil)
+		if err != nil {
+			return err
+		}
+		firsts = append(firsts, d)
+		if err := b.remove(ctx, name); err != nil {
+			return err
+		}
+	}
 	for i := range runs {
-		d, err := b.deploy(ctx, fmt.Sprintf("new-%d", i), sklearn[i], nil)
+		env := setup{first[0].python, sklearn[i]}
+		d, err := b.deploy(ctx, fmt.Sprintf("new-%d", i), env, nil)
 		if err != nil {
 			return err
 		}
 		fresh = append(fresh, d)
-		if d, err = b.deploy(ctx, fmt.Sprintf("cached-%d", i), sklearn[i], nil); err != nil {
+		if d, err = b.deploy(ctx, fmt.Sprintf("cached-%d", i), env, nil); err != nil {
 			return err
 		}
 		cached = append(cached, d)
@@ -94,9 +114,10 @@ func run(bin, libexec string, runs int) (err error) {
 			return err
 		}
 	}
-	fmt.Println("deploy: POST to the first 200 with a new environment:", berth.Summary(fresh))
+	fmt.Println("deploy: POST to the first 200 with a new environment, nothing of it known:", berth.Summary(firsts))
+	fmt.Println("deploy: POST to the first 200 with another version of scikit-learn:", berth.Summary(fresh))
 	fmt.Println("deploy: POST to the first 200 with a cached environment:", berth.Summary(cached))
-	if _, err := b.deploy(ctx, "sleeper", sklearn[0], map[string]any{"autoscaleEnabled": true, "minReplicas": 0, "maxReplicas": 1}); err != nil {
+	if _, err := b.deploy(ctx, "sleeper", first[0], map[string]any{"autoscaleEnabled": true, "minReplicas": 0, "maxReplicas": 1}); err != nil {
 		return err
 	}
 	for range runs {
@@ -112,15 +133,19 @@ func run(bin, libexec string, runs int) (err error) {
 
 // fillCache fetches the wheels that the runs install.
 func fillCache(ctx context.Context, libexec string, runs int) error {
+	all := slices.Clone(first)
 	for _, version := range sklearn[:runs] {
+		all = append(all, setup{first[0].python, version})
+	}
+	for _, env := range all {
 		dir, err := os.MkdirTemp("", "berth-bench-wheels-")
 		if err != nil {
 			return err
 		}
-		out, err := exec.CommandContext(ctx, filepath.Join(libexec, "uv"), "pip", "install", "--quiet", "--target", dir, "--python-version", "3.11",
-			"--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:", "azureml-inference-server-http", "scikit-learn=="+version).CombinedOutput()
+		out, err := exec.CommandContext(ctx, filepath.Join(libexec, "uv"), "pip", "install", "--quiet", "--target", dir, "--python-version", env.python,
+			"--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:", "azureml-inference-server-http", "scikit-learn=="+env.sklearn).CombinedOutput()
 		if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
-			return fmt.Errorf("fetching scikit-learn %s: %w: %s", version, err, out)
+			return fmt.Errorf("fetching scikit-learn %s: %w: %s", env.sklearn, err, out)
 		}
 	}
 	return nil
@@ -159,14 +184,14 @@ func (b *bench) prepare(ctx context.Context) error {
 }
 
 // deploy posts a web service and returns when its address answers with 200, with the time that took.
-func (b *bench) deploy(ctx context.Context, name, version string, scaler map[string]any) (time.Duration, error) {
+func (b *bench) deploy(ctx context.Context, name string, env setup, scaler map[string]any) (time.Duration, error) {
 	body := map[string]any{
 		"name": name, "computeType": "AKS", "computeName": "aks", "keys": map[string]any{"primaryKey": key},
 		"environmentImageRequest": map[string]any{
 			"assets": []any{b.source},
 			"environment": map[string]any{
 				"name": "bench", "environmentVariables": map[string]any{"AZUREML_ENTRY_SCRIPT": "score.py"},
-				"python": map[string]any{"condaDependencies": map[string]any{"dependencies": []any{"python=3.11", map[string]any{"pip": []any{"azureml-inference-server-http", "scikit-learn==" + version}}}}},
+				"python": map[string]any{"condaDependencies": map[string]any{"dependencies": []any{"python=" + env.python, map[string]any{"pip": []any{"azureml-inference-server-http", "scikit-learn==" + env.sklearn}}}}},
 			},
 		},
 	}

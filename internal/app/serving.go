@@ -102,7 +102,7 @@ func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Sto
 		return nil, errors.Join(err, w.blobs.Close())
 	}
 	w.builder = &image.Builder{
-		Registry: w.images, Base: filepath.Join(cfg.Libexec, "base", "python3.11.tar"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
+		Registry: w.images, Bases: filepath.Join(cfg.Libexec, "base"), UV: filepath.Join(cfg.Libexec, "uv"), Work: cfg.Home.path("builds"),
 	}
 	if err := w.builder.Clean(); err != nil { // it only takes room
 		cfg.Logger.WarnContext(ctx, "what builds left behind that were interrupted could not be removed", "error", err)

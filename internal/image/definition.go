@@ -2,6 +2,7 @@ package image
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -57,6 +58,8 @@ const (
 	BaseImageNotReachable   = "BaseImageNotReachable"
 )
 
+var errNoBases = errors.New("there are no base images")
+
 func unsupported(format string, args ...any) error {
 	return &UserError{Code: EnvironmentNotSupported, Message: fmt.Sprintf(format, args...)}
 }
@@ -66,6 +69,7 @@ const serving = "azureml-inference-server-http"
 
 // recipe is what a definition comes to.
 type recipe struct {
+	python       string   // such as 3.11; "" when the image brings its own packages
 	requirements []string // for pip, sorted
 	notes        []string // for the build log
 }
@@ -85,14 +89,10 @@ var fromConda = []string{
 	"numpy", "scipy", "pandas", "scikit-learn", "joblib", "matplotlib", "xgboost", "lightgbm", "onnxruntime", "onnx", "requests", "pillow", "pyyaml", "statsmodels", "seaborn", "nltk", "spacy", "flask", "tqdm", "psutil", "pyarrow", "fastparquet", "sqlalchemy", "cython", "dill", "cloudpickle", "h5py", "networkx", "sympy", "numba", "shap", "imbalanced-learn",
 }
 
-// sdkDefaults are the versions of Python that azureml-core writes into a definition when its
-// author named none: 1.61 and earlier ones.
-var sdkDefaults = []string{"3.10.18", "3.8.13", "3.6.2", "3.6.13", "3.8.16"}
-
 var condaSpec = regexp.MustCompile(`^([A-Za-z0-9_.-]+)\s*(?:\[.*\])?\s*((?:[=<>!~].*)?)$`)
 
-// read checks a definition and turns it into requirements. python is the version of the base.
-func read(raw json.RawMessage, python string) (*Definition, *recipe, error) {
+// read checks a definition and turns it into a recipe. pythons are the versions that there are bases of.
+func read(raw json.RawMessage, pythons []string) (*Definition, *recipe, error) {
 	var d Definition
 	if err := json.Unmarshal(raw, &d); err != nil {
 		return nil, nil, unsupported("The environment's definition cannot be read: %v.", err)
@@ -113,9 +113,13 @@ func read(raw json.RawMessage, python string) (*Definition, *recipe, error) {
 	if d.Python.BaseConda != "" {
 		return nil, nil, unsupported("The environment %q builds on the conda environment %q of its image. Set python.user_managed_dependencies to True to use what the image has.", d.Name, d.Python.BaseConda)
 	}
+	if len(pythons) == 0 {
+		return nil, nil, errNoBases
+	}
+	r.python = nearest(pythons, defaultPython)
 	if d.Python.Dependencies != nil {
 		for _, item := range d.Python.Dependencies.Dependencies {
-			if err := r.add(&d, item, python); err != nil {
+			if err := r.add(&d, item, pythons); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -136,10 +140,10 @@ func normal(requirement string) string {
 	return strings.ReplaceAll(strings.ToLower(requirement), "_", "-")
 }
 
-func (r *recipe) add(d *Definition, item json.RawMessage, python string) error {
+func (r *recipe) add(d *Definition, item json.RawMessage, pythons []string) error {
 	var text string
 	if json.Unmarshal(item, &text) == nil {
-		return r.addConda(d, text, python)
+		return r.addConda(d, text, pythons)
 	}
 	var nested struct {
 		Pip []string `json:"pip"`
@@ -155,7 +159,7 @@ func (r *recipe) add(d *Definition, item json.RawMessage, python string) error {
 	return nil
 }
 
-func (r *recipe) addConda(d *Definition, text, python string) error {
+func (r *recipe) addConda(d *Definition, text string, pythons []string) error {
 	m := condaSpec.FindStringSubmatch(strings.TrimSpace(text))
 	if m == nil {
 		return unsupported("The environment %q has the conda dependency %q, which Berth cannot read. Write name=version, or list the package for pip.", d.Name, text)
@@ -165,7 +169,7 @@ func (r *recipe) addConda(d *Definition, text, python string) error {
 	case pkg == "pip" || pkg == "setuptools" || pkg == "wheel":
 		return nil
 	case pkg == "python":
-		return r.python(d, version, python)
+		return r.choose(d, strings.ReplaceAll(m[2], " ", ""), pythons)
 	case slices.Contains(fromConda, pkg):
 		requirement := pkg
 		if version != "" {
@@ -185,17 +189,14 @@ func (r *recipe) addConda(d *Definition, text, python string) error {
 	return unsupported("The environment %q has the conda package %q. Berth installs wheels from PyPI: if PyPI has it, list it for pip (CondaDependencies.add_pip_package), else use a base image that brings it.", d.Name, text)
 }
 
-func (r *recipe) python(d *Definition, version, base string) error {
-	minor := func(v string) string {
-		parts := strings.SplitN(strings.TrimLeft(v, "<>=~!"), ".", 3)
-		return strings.Join(parts[:min(2, len(parts))], ".")
+func (r *recipe) choose(d *Definition, requirement string, pythons []string) error {
+	python, note, err := choosePython(pythons, requirement)
+	if err != nil {
+		return unsupported("The environment %q %v. Set python=%s in the conda dependencies, or name a base image with that Python and set python.user_managed_dependencies to True.", d.Name, err, nearest(pythons, defaultPython))
 	}
-	switch {
-	case version == "" || minor(version) == base || version == strings.SplitN(base, ".", 2)[0]:
-		return nil
-	case slices.Contains(sdkDefaults, version):
-		r.notes = append(r.notes, fmt.Sprintf("The definition says Python %s, which azureml-core writes when nobody chose one; the base image's Python %s is used.", version, base))
-		return nil
+	r.python = python
+	if note != "" {
+		r.notes = append(r.notes, note)
 	}
-	return unsupported("The environment %q asks for Python %s, and Berth's base image has %s. Set python=%s in the conda dependencies, or name a base image with that Python and set python.user_managed_dependencies to True.", d.Name, version, base, base)
+	return nil
 }

@@ -109,6 +109,55 @@ func (r *Registry) single(ctx context.Context, repo, key string, files []File, c
 	return r.push(ctx, repo, tag, img)
 }
 
+// layer finds or makes a layer, which is kept as an image of its own so that it is found by its key. made tells
+// whether it was not there.
+func (r *Registry) layer(ctx context.Context, repo, key string, write func(io.Writer) error) (l v1.Layer, made bool, err error) {
+	tag := tagOf(key)
+	ref, err := r.find(ctx, repo, tag)
+	if err != nil {
+		return nil, false, err
+	}
+	if made = ref == ""; made {
+		rep, err := r.repository(repo)
+		if err != nil {
+			return nil, false, err
+		}
+		l := &stream{write: write}
+		if err := remote.WriteLayer(rep, l, r.options(ctx)...); err != nil {
+			return nil, false, r.trouble("pushing to", rep, err)
+		}
+		img, err := compose(empty.Image, v1.Config{}, l)
+		if err != nil {
+			return nil, false, err
+		}
+		if ref, err = r.push(ctx, repo, tag, img); err != nil {
+			return nil, false, err
+		}
+	}
+	l, err = r.only(ctx, ref)
+	return l, made, err
+}
+
+// only is the layer of an image that has one.
+func (r *Registry) only(ctx context.Context, ref Reference) (v1.Layer, error) {
+	d, err := r.digest(ref)
+	if err != nil {
+		return nil, err
+	}
+	img, err := remote.Image(d, r.options(ctx)...)
+	if err != nil {
+		return nil, r.trouble("asking", d.Context(), err)
+	}
+	layers, err := img.Layers()
+	if err == nil && len(layers) != 1 {
+		err = fmt.Errorf("the image %s has %d layers", ref, len(layers))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return layers[0], nil
+}
+
 // tagOf turns any text into a tag.
 func tagOf(key string) string {
 	sum := sha256.Sum256([]byte(key))
@@ -137,6 +186,14 @@ func (r *Registry) repository(repo string) (name.Repository, error) {
 		opts = append(opts, name.Insecure)
 	}
 	return name.NewRepository(r.Host+"/"+repo, opts...)
+}
+
+func (r *Registry) digest(ref Reference) (name.Digest, error) {
+	var opts []name.Option
+	if r.Insecure {
+		opts = append(opts, name.Insecure)
+	}
+	return name.NewDigest(string(ref), opts...)
 }
 
 func (r *Registry) options(ctx context.Context) []remote.Option {

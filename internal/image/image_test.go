@@ -197,8 +197,8 @@ func builder(t *testing.T) *Builder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Builder{Registry: startRegistry(t, t.TempDir()), Base: filepath.Join(libexec, "base", "python3.11.tar"), UV: filepath.Join(libexec, "uv"), Work: t.TempDir()}
-	if _, err := os.Stat(b.Base); err != nil {
+	b := &Builder{Registry: startRegistry(t, t.TempDir()), Bases: filepath.Join(libexec, "base"), UV: filepath.Join(libexec, "uv"), Work: t.TempDir()}
+	if have, err := b.pythons(); err != nil || len(have) == 0 {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("there is no base image: run make images")
 		}
@@ -277,7 +277,7 @@ func TestRefusal(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			err := refusal(tt.says)
+			err := refusal(tt.says, "3.11")
 			var user *UserError
 			if errors.As(err, &user) != (tt.code != "") || user != nil && user.Code != tt.code || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%T %v, want %s with %q", err, err, tt.code, tt.want)
@@ -299,7 +299,9 @@ func TestRead(t *testing.T) {
 		{"another index", `{"python":{"condaDependencies":{"dependencies":[{"pip":["--extra-index-url=https://u:p@pypi.example/simple","azureml-defaults"]}]}}}`, "--extra-index-url https://u:p@pypi.example/simple|azureml-defaults", ""},
 		{"the SDK's Python", `{"python":{"condaDependencies":{"dependencies":["python=3.10.18"]}}}`, serving, ""},
 		{"the base's Python", `{"python":{"condaDependencies":{"dependencies":["python=3.11"]}}}`, serving, ""},
-		{"another Python", `{"python":{"condaDependencies":{"dependencies":["python=3.9"]}}}`, "", "asks for Python 3.9"},
+		{"another Python", `{"python":{"condaDependencies":{"dependencies":["python=3.9"]}}}`, serving, ""},
+		{"a Python without a base", `{"python":{"condaDependencies":{"dependencies":["python=3.10"]}}}`, "", "asks for Python 3.10, and Berth's base images have 3.9, 3.11, 3.13. Set python=3.11"},
+		{"no Python", `{"python":{"condaDependencies":{"dependencies":["python=three"]}}}`, "", "cannot read"},
 		{"a native package", `{"python":{"condaDependencies":{"dependencies":["cudatoolkit=11"]}}}`, "", "cudatoolkit"},
 		{"a repository", `{"python":{"condaDependencies":{"dependencies":[{"pip":["git+https://example.org/x.git"]}]}}}`, "", "repository"},
 		{"an editable folder", `{"python":{"condaDependencies":{"dependencies":[{"pip":["-e ."]}]}}}`, "", `"-e"`},
@@ -310,7 +312,7 @@ func TestRead(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			_, r, err := read([]byte(c.definition), basePython)
+			_, r, err := read([]byte(c.definition), []string{"3.9", "3.11", "3.13"})
 			if c.refused != "" {
 				if err == nil || !strings.Contains(err.Error(), c.refused) {
 					t.Fatalf("error %v, want one with %q", err, c.refused)

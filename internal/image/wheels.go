@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,7 +17,8 @@ import (
 const (
 	// packagesDir is where wheels are in an environment's image.
 	packagesDir = "/opt/berth/packages"
-	// wheelPlatform is what wheels are chosen for: glibc 2.28 and later, which is Debian 10 and RHEL 8.
+	// wheelPlatform is what wheels are chosen for: glibc 2.28 and later, which is Debian 10 and RHEL 8. All
+	// bases have that.
 	wheelPlatform = "x86_64-manylinux_2_28"
 )
 
@@ -26,7 +26,8 @@ const (
 // container has no use for: fusepy mounts file systems, for which it has no rights.
 const withoutWheels = "fusepy; sys_platform == 'none'\n"
 
-// install puts the wheels of a recipe into a folder, as files that Python can run as they are.
+// install puts the wheels of a recipe into a folder, as files that Python can run as they are. On one file
+// system they are links to those in uv's cache: nothing may be written to them.
 func (b *Builder) install(ctx context.Context, dir string, r *recipe) (err error) {
 	ctx, span := tracing.Begin(ctx, "install wheels")
 	defer func() { tracing.End(span, err) }()
@@ -41,18 +42,19 @@ func (b *Builder) install(ctx context.Context, dir string, r *recipe) (err error
 	if r.has("fusepy") {
 		overrides = ""
 	}
+	base := b.base(r.python)
 	err = errors.Join(
 		os.WriteFile(list, []byte(r.text()), 0o600), // may hold passwords of indexes
 		os.WriteFile(left, []byte(overrides), 0o600),
-		os.WriteFile(python, []byte("#!/bin/sh\nexec '"+strings.Join(b.interpreter(), "' '")+"' \"$@\"\n"), 0o700),
+		os.WriteFile(python, []byte("#!/bin/sh\nexec '"+strings.Join(base.interpreter(), "' '")+"' \"$@\"\n"), 0o700),
 	)
 	if err != nil {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, b.UV, "pip", "install", "--quiet", "--no-progress", "--color=never", "--python", python, "--target", dir,
-		"--python-version", basePython, "--python-platform", wheelPlatform, "--only-binary", ":all:", "--overrides", left, "--requirements", list)
+		"--python-platform", wheelPlatform, "--only-binary", ":all:", "--overrides", left, "--requirements", list)
 	cmd.Dir = b.Work // not where a project of somebody's could set uv's options
-	cmd.Env = append(passed(os.Environ()), b.environ()...)
+	cmd.Env = append(passed(os.Environ()), base.environ()...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	err = cmd.Run()
@@ -61,9 +63,9 @@ func (b *Builder) install(ctx context.Context, dir string, r *recipe) (err error
 		return fmt.Errorf("running uv: %w", errors.Join(err, ctx.Err()))
 	}
 	if err != nil {
-		return refusal(stderr.String())
+		return refusal(stderr.String(), r.python)
 	}
-	return b.compile(ctx, dir)
+	return nil
 }
 
 // passed is what uv gets of this process's environment: how the network is reached, where the cache is, and uv's own settings. The rest
@@ -76,39 +78,6 @@ func passed(environ []string) []string {
 	})
 }
 
-// interpreter is the command of the base's own Python, run here by its own loader, which takes no rights and nothing
-// of this machine. It believes to be where it is in images, which goes into the first lines of scripts.
-func (b *Builder) interpreter() []string {
-	root := strings.TrimSuffix(b.Base, ".tar")
-	libraries := filepath.Join(root, "lib/x86_64-linux-gnu") + ":" + filepath.Join(root, "usr/lib/x86_64-linux-gnu")
-	return []string{filepath.Join(root, "lib64/ld-linux-x86-64.so.2"), "--argv0", "/usr/bin/python3", "--library-path", libraries, filepath.Join(root, "usr/bin/python"+basePython)}
-}
-
-func (b *Builder) environ() []string {
-	return []string{"PYTHONHOME=" + filepath.Join(strings.TrimSuffix(b.Base, ".tar"), "usr"), "PYTHONHASHSEED=0"}
-}
-
-// uncompiled are folders whose bytecode nobody waits for at a start: tests, and the clients of Azure's management
-// APIs that azureml-defaults brings, which are 250 MB and which serving a model does not import.
-const uncompiled = `/(tests?|azure/mgmt)/`
-
-// compile adds the bytecode of packages, because a container that cannot write would compile them at each start.
-func (b *Builder) compile(ctx context.Context, dir string) error {
-	python := b.interpreter()
-	cmd := exec.CommandContext(ctx, python[0], append(python[1:],
-		"-m", "compileall", "-q", "-j", "0", "-x", uncompiled, "-s", dir, "-p", packagesDir, "--invalidation-mode", "unchecked-hash", dir)...)
-	cmd.Env = b.environ()
-	out, err := cmd.CombinedOutput()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 1 && ctx.Err() == nil {
-		return nil // there are files that are not for this Python, such as templates; they are not imported either
-	}
-	if err != nil {
-		return fmt.Errorf("compiling the packages: %w: %s", err, reason(string(out)))
-	}
-	return nil
-}
-
 var (
 	unknownPackage = regexp.MustCompile("Because (?:only )?([^ ]+) was not found in the package registry")
 	unknownVersion = regexp.MustCompile(`^Because (?:there is no version of|only) ([^ ]+)`)
@@ -116,7 +85,7 @@ var (
 )
 
 // refusal says in one short paragraph why uv found no set of packages.
-func refusal(text string) error {
+func refusal(text, python string) error {
 	said := reason(text)
 	_, cause, solved := strings.Cut(said, "cause: ")
 	if !solved || !strings.Contains(said, "No solution found") {
@@ -125,7 +94,7 @@ func refusal(text string) error {
 		}
 		return &UserError{Code: PackageNotFound, Message: "The environment's packages cannot be installed: " + said}
 	}
-	on := "Python " + basePython + " on Linux x86_64"
+	on := "Python " + python + " on Linux x86_64"
 	if m := unknownPackage.FindStringSubmatch(cause); m != nil {
 		return &UserError{Code: PackageNotFound, Message: fmt.Sprintf("The package %s does not exist in the package index. Correct its name in the pip packages, or name the index that has it with --extra-index-url; then deploy again.", m[1])}
 	}

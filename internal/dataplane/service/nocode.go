@@ -77,19 +77,15 @@ def run(raw):
 
 // generated is the environment and the script of a model that is deployed without any.
 func generated(c *model.Content) (definition json.RawMessage, code []image.File, script string) {
-	packages, text := []string{"azureml-inference-server-http", "joblib"}, sklearnScript
-	version := ""
-	if c.Model.FrameworkVersion != "" {
-		version = "==" + c.Model.FrameworkVersion
-	}
-	if strings.EqualFold(c.Model.Framework, "onnx") {
-		packages, text = append(packages, "onnxruntime", "numpy"), onnxScript // the version is ONNX's, not the runtime's
-	} else {
-		packages = append(packages, "scikit-learn"+version)
+	text, dependencies := onnxScript, []any{}
+	packages := []string{"azureml-inference-server-http", "joblib", "onnxruntime", "numpy"} // the framework's version is ONNX's, not the runtime's
+	if !strings.EqualFold(c.Model.Framework, "onnx") {
+		text = sklearnScript
+		dependencies, packages = sklearn(c.Model.FrameworkVersion)
 	}
 	definition, err := json.Marshal(map[string]any{
 		"name":   "no-code-" + strings.ToLower(c.Model.Framework),
-		"python": map[string]any{"condaDependencies": map[string]any{"dependencies": []any{map[string]any{"pip": packages}}}},
+		"python": map[string]any{"condaDependencies": map[string]any{"dependencies": append(dependencies, map[string]any{"pip": packages})}},
 	})
 	if err != nil {
 		panic(err) // strings always marshal
@@ -98,4 +94,23 @@ func generated(c *model.Content) (definition json.RawMessage, code []image.File,
 		return io.NopCloser(strings.NewReader(text)), nil
 	}}
 	return definition, []image.File{file}, generatedScript
+}
+
+// sklearn is what a model of a version of scikit-learn needs, "" for any. Before 1.1.3 it had no wheels for the default
+// Python, and before 1.4.2 it was compiled for NumPy 1, which its requirements do not say.
+func sklearn(version string) (conda []any, pip []string) {
+	pip = []string{"azureml-inference-server-http", "joblib"}
+	if version == "" {
+		return nil, append(pip, "scikit-learn")
+	}
+	var major, minor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n == 2 && major < 2 { // anything else is the resolver's to refuse
+		if major == 0 || minor < 2 {
+			conda = append(conda, "python=3.9")
+		}
+		if major == 0 || minor < 5 {
+			pip = append(pip, "numpy<2")
+		}
+	}
+	return conda, append(pip, "scikit-learn=="+version)
 }

@@ -76,12 +76,12 @@ class Sources:
         path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
         return Model.register(self.ws, model_path=name, model_name=name.partition(".")[0], **kwargs)
 
-    def inference(self, script, packages=(SERVER,), variables=None, **kwargs):
+    def inference(self, script, packages=(SERVER,), variables=None, python="3.11", **kwargs):
         source = pathlib.Path("source")
         source.mkdir(exist_ok=True)
         (source / "score.py").write_text(textwrap.dedent(script))
         env = Environment("plain")
-        env.python.conda_dependencies = CondaDependencies.create(python_version="3.11", pip_packages=list(packages))
+        env.python.conda_dependencies = CondaDependencies.create(python_version=python, pip_packages=list(packages))
         env.environment_variables.update(variables or {})
         return InferenceConfig(entry_script="score.py", source_directory="source", environment=env, **kwargs)
 
@@ -816,6 +816,23 @@ def test_out_of_memory(ws, compute, sources, undisturbed):
             return 1
     """), small(memory_gb_limit=0.5), wait=False)
     fails(service, "memory", "memory_gb_limit")
+    service.delete()
+
+
+@proves("an environment with another Python than the default", "D1")
+def test_python(ws, compute, sources):
+    model = sources.model("echo.txt", b"x")
+    script = """
+        import sys
+
+        def init():
+            pass
+
+        def run(body):
+            return sys.version_info[:2]
+    """
+    service = deploy(ws, "python", [model], sources.inference(script, python="3.9"))
+    assert list(service.run("{}")) == [3, 9]
     service.delete()
 
 
