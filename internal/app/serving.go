@@ -184,7 +184,7 @@ func openImages(ctx context.Context, cfg Config, own *image.Registry) (*image.Re
 	if chosen == before {
 		return images, nil
 	}
-	cfg.Logger.InfoContext(ctx, "images go to another registry from now on; those of web services that run are made there again", "before", before, "now", chosen)
+	cfg.Logger.InfoContext(ctx, "images go to another registry from now on; web services that run keep theirs until they are updated", "before", before, "now", chosen)
 	in.Registry = chosen
 	return images, cfg.Home.save(in)
 }

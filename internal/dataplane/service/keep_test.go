@@ -156,17 +156,19 @@ func TestScaleDuringUpdate(t *testing.T) {
 	}
 }
 
-// A first deployment has no route before it serves.
-func TestNoRouteToNothing(t *testing.T) {
+// A first deployment has a route before it serves: callers hear that no replica is ready, and not that there is no such
+// web service, which they have the address of.
+func TestRouteOfFirstDeployment(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.create(deployment("iris", nil))
+	op := s.create(deployment("iris", nil))
 	s.pass()
-	s.kubeDeployment("iris")
-	if _, err := s.kube.CoreV1().Secrets(ns).Get(t.Context(), route.SecretName("iris"), getOptions); !apierrors.IsNotFound(err) {
-		t.Errorf("there is a route already: %v", err)
+	if r := s.routeOf("iris"); len(r.Versions) != 1 || r.Versions[0].Workload != "iris" {
+		t.Errorf("the route is %+v", r)
 	}
-	s.serve()
+	s.pod("iris", s.crashed(2))
+	s.after(time.Second)
+	s.ended(op, "Failed")
 	s.routeOf("iris")
 }
 

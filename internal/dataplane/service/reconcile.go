@@ -220,7 +220,7 @@ func (p *pass) fail(ctx context.Context, why *armerr.Error) resource.Outcome {
 	return resource.Failed(why, failedPoll)
 }
 
-// roll has the cluster run Next and, once it serves, the route lead to it. waiting is what it waits for, "" when Next has
+// roll has the cluster run Next, and the route lead to it once it serves or when nothing served before. waiting is what it waits for, "" when Next has
 // become Good; trouble is why it does not serve.
 func (p *pass) roll(ctx context.Context) (waiting string, trouble *serving.Problem, err error) {
 	next := p.mem.Next
@@ -230,6 +230,11 @@ func (p *pass) roll(ctx context.Context) (waiting string, trouble *serving.Probl
 	}
 	if err != nil {
 		return "", nil, fmt.Errorf("deploying to the cluster: %w", err)
+	}
+	if p.mem.Good == nil { // so that callers of a first deployment hear that no replica is ready, and not that there is no web service
+		if err := p.lead(ctx, next.Versions, next.Auth); err != nil {
+			return "", nil, err
+		}
 	}
 	seen, err := p.observe(ctx, next)
 	if err != nil {
@@ -255,8 +260,10 @@ func (p *pass) roll(ctx context.Context) (waiting string, trouble *serving.Probl
 	if waiting != "" {
 		return waiting, trouble, nil
 	}
-	if err := p.lead(ctx, next.Versions, next.Auth); err != nil {
-		return "", nil, err
+	if p.mem.Good != nil {
+		if err := p.lead(ctx, next.Versions, next.Auth); err != nil {
+			return "", nil, err
+		}
 	}
 	p.mem.serve(p.Now)
 	return "", nil, nil
