@@ -1004,7 +1004,7 @@ def test_front_end_killed(echo, kubectl, undisturbed):
 
 @proves("a node killed: the others serve, and it comes back by itself", "D1")
 def test_node_killed(serving_berth, echo, kubectl, undisturbed):
-    undisturbed.cut = 1
+    undisturbed.cut = 2
     echo.update(num_replicas=2)
     echo.wait_for_deployment()
     primary, _ = echo.get_keys()
@@ -1016,7 +1016,7 @@ def test_node_killed(serving_berth, echo, kubectl, undisturbed):
         load.more(50)
         until(lambda: available(kubectl, "echo") == 2 and available(kubectl, "azureml-fe") == 3 and restarts(kubectl, pod["metadata"]["name"]) > 0, "all serve again", patience=120)
         load.more()
-    assert len(load.lost()) <= 1, f"at most the request that was in the node is lost: {load.lost()}"
+    assert len(load.lost()) <= 2, f"at most the request in its front end is lost, and the one in its pod, which ends a moment later: {load.lost()}"
 
 
 @proves("an API server away for a minute: no request lost but one in a container killed meanwhile; what was asked for meanwhile is done", "D1")
