@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/singleflight"
 
@@ -154,9 +153,5 @@ func (b *Builder) from(ctx context.Context, d *Definition, r *recipe, log func(s
 	if d.Docker.Registry.Username != "" {
 		auth = &authn.Basic{Username: d.Docker.Registry.Username, Password: d.Docker.Registry.Password}
 	}
-	img, err = remote.Image(ref, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
-	if err != nil {
-		return nil, &UserError{Code: BaseImageNotReachable, Message: fmt.Sprintf("The base image %q cannot be read from %s: %v. Check its name, the registry's credentials (docker.base_image_registry) and that this machine reaches the registry.", ref, ref.Context().RegistryStr(), err)}
-	}
-	return img, nil
+	return b.fetch(ctx, ref, auth)
 }
