@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -250,5 +251,21 @@ func TestBaseImageThroughProxy(t *testing.T) {
 	}
 	if asked.Load() == 0 {
 		t.Error("the proxy was not asked")
+	}
+}
+
+// A build that is ended while it asks for its base image says nothing of that image, and may be begun again.
+func TestBaseImageOfABuildThatEnds(t *testing.T) {
+	t.Parallel()
+	ctx, end := context.WithCancel(t.Context())
+	host := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		end()
+		<-req.Context().Done()
+	}))
+	b := &Builder{Registry: remoteAt(t, "http://"+host, nil), Bases: t.TempDir()}
+	_, err := b.Environment(ctx, wants(host+"/base:1", "", ""), func(string) {})
+	var user *UserError
+	if !errors.Is(err, context.Canceled) || errors.As(err, &user) {
+		t.Errorf("error %v", err)
 	}
 }
