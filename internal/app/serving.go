@@ -232,7 +232,7 @@ func (l *pipes) Close() error   { return nil }
 func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "registry", Net: "pipe"} }
 
 // readable are the repositories below a prefix that the nodes of a workspace's namespace may fetch images from, by the
-// workspace's artifact.Unique: its own ones, and those whose images are nobody's secret.
+// workspace's artifact.Unique: its own ones, and those that all have in common.
 func readable(prefix string) func(unique string) []string {
 	return func(unique string) []string {
 		return []string{prefix + service.Repositories + unique + "/", prefix + image.Environments, prefix + frontEndsAreIn}
