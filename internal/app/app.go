@@ -283,9 +283,9 @@ func kernel(cfg Config, in Installation, st store.Store, provider cluster.Provid
 	switch provider.Name() {
 	case fake.Name: // its clusters run no pods
 	case local.Name:
-		ml.FrontEnd = work.frontEnds(work.pullThrough)
+		ml.FrontEnd = work.frontEnds(work.pullThrough(st))
 	default:
-		ml.FrontEnd = work.frontEnds(work.images.PullConfig)
+		ml.FrontEnd = work.frontEnds(work.pullDirectly)
 	}
 	nouns := newNouns(cfg, m, work, ml)
 	access := &authorization.Service{Store: st, Now: cfg.Now}

@@ -40,6 +40,14 @@ func below(t *testing.T, home app.Home, folder string) []string {
 	return out
 }
 
+// account is the name that the workspace ws has in the bucket and in the registry, as it refers to no storage account.
+func (s *server) account() string {
+	s.t.Helper()
+	info := s.want(200, "GET", s.expand("{artifacts}/write/ExperimentRun/r/out.txt"), "")
+	name, _, _ := strings.Cut(strings.TrimPrefix(info.at("contentUri").(string), "https://"), ".")
+	return name
+}
+
 // fill makes a workspace with all that one can have: a compute, files, a model, an environment, a web service, and an
 // image of code, which is pushed to the registry's folder, because the fake provider's clusters run none. It returns the
 // names that are the workspace's in the bucket and in the registry.
@@ -52,8 +60,8 @@ func fill(t *testing.T, s *server) (account, repo string) {
 	if r := s.blob("PUT", info.at("contentUri").(string), "output"); r.status != 201 {
 		t.Fatalf("uploading: %d %s", r.status, r.raw)
 	}
-	account, _, _ = strings.Cut(strings.TrimPrefix(info.at("contentUri").(string), "https://"), ".")
-	r, err := registry.Open(registry.Config{Dir: filepath.Join(string(s.home), "registry"), Username: "u", Password: "p"})
+	account = s.account()
+	r, err := registry.Open(registry.Config{Dir: filepath.Join(string(s.home), "registry"), Access: registry.Access{User: "u", Password: "p"}})
 	if err != nil {
 		t.Fatal(err)
 	}

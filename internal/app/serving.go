@@ -45,7 +45,10 @@ import (
 // internet's; nodes are told where it leads.
 const registryHost = "registry.berth.internal"
 
-const registryUser = "berth"
+const (
+	registryUser   = "berth"
+	frontEndsAreIn = "berth/azureml-fe" // a repository, as image.Environments is
+)
 
 // workloads are the parts of Berth that models and web services need: where files, images and routes come from.
 type workloads struct {
@@ -54,7 +57,7 @@ type workloads struct {
 	own      *image.Registry    // the same, for images
 	images   *image.Registry    // where images go: own, or the one that was chosen
 	builder  *image.Builder
-	password string
+	access   registry.Access   // to own, and for nodes also through this process to images
 	frontEnd string            // the program's file
 	traces   tracing.Elsewhere // of front ends
 }
@@ -84,19 +87,20 @@ func newWorkloads(ctx context.Context, cfg Config, in Installation, st store.Sto
 	if err != nil {
 		return nil, err
 	}
-	w := &workloads{password: hex.EncodeToString(password), frontEnd: filepath.Join(cfg.Libexec, "azureml-fe")}
+	w := &workloads{frontEnd: filepath.Join(cfg.Libexec, "azureml-fe")}
 	if w.traces, err = frontEndTraces(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if w.blobs, err = openBlobs(ctx, cfg, in, key); err != nil {
 		return nil, err
 	}
-	w.registry, err = registry.Open(registry.Config{Dir: cfg.Home.path("registry"), Username: registryUser, Password: w.password, Logger: cfg.Logger})
+	w.access = registry.Access{User: registryUser, Password: hex.EncodeToString(password), Readable: readable("")}
+	w.registry, err = registry.Open(registry.Config{Dir: cfg.Home.path("registry"), Access: w.access, Logger: cfg.Logger})
 	if err != nil {
 		return nil, errors.Join(err, w.blobs.Close())
 	}
 	w.own = &image.Registry{
-		Host: registryHost, Keychain: image.Password{User: registryUser, Password: w.password}, Insecure: true, Transport: inProcess(ctx, w.registry), Own: true,
+		Host: registryHost, Keychain: image.Password{User: w.access.User, Password: w.access.Password}, Insecure: true, Transport: inProcess(ctx, w.registry), Own: true,
 	}
 	if w.images, err = openImages(ctx, cfg, w.own); err != nil {
 		return nil, errors.Join(err, w.blobs.Close())
@@ -227,31 +231,60 @@ func (l *pipes) Accept() (net.Conn, error) {
 func (l *pipes) Close() error   { return nil }
 func (l *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "registry", Net: "pipe"} }
 
+// readable are the repositories below a prefix that the nodes of a workspace's namespace may fetch images from, by the
+// workspace's artifact.Unique: its own ones, and those that all have in common.
+func readable(prefix string) func(unique string) []string {
+	return func(unique string) []string {
+		return []string{prefix + service.Repositories + unique + "/", prefix + image.Environments, prefix + frontEndsAreIn}
+	}
+}
+
 // registries are what nodes reach that reach nothing but this process. Whatever registry they fetch from, they show
-// Berth's own password: that of another one stays here.
+// what Berth gave them: the password of another one stays here.
 func (w *workloads) registries(log *slog.Logger) []local.Registry {
 	all := []local.Registry{{Host: registryHost, Handler: w.registry}}
 	if w.images != w.own {
-		all = append(all, local.Registry{Host: w.images.Server(), Handler: registry.Lock(registryUser, w.password, w.images.Through(log))})
+		access := w.access
+		access.Readable = readable(w.images.Prefix())
+		all = append(all, local.Registry{Host: w.images.Server(), Handler: access.Guard(w.images.Through(log))})
 	}
 	return all
 }
 
-// pullThrough is what nodes show that fetch images through this process, as Kubernetes keeps it.
-func (w *workloads) pullThrough(context.Context) ([]byte, error) {
-	auth := map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(registryUser + ":" + w.password))}
-	return json.Marshal(map[string]any{"auths": map[string]any{registryHost: auth, w.images.Server(): auth}})
+// pullConfig is what the nodes of a workspace's namespace show to fetch images, as Kubernetes keeps it.
+type pullConfig func(ctx context.Context, workspace armid.ID) ([]byte, error)
+
+// pullThrough is that of nodes that fetch images through this process. It opens what readable names, and nothing else.
+func (w *workloads) pullThrough(st store.Store) pullConfig {
+	return func(ctx context.Context, workspace armid.ID) ([]byte, error) {
+		var row *store.Resource
+		err := st.View(ctx, func(tx store.ReadTx) (err error) {
+			row, err = tx.Resource(workspace.Key())
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading the workspace whose nodes fetch images: %w", err)
+		}
+		reader := artifact.Unique(row)
+		auth := map[string]string{"auth": base64.StdEncoding.EncodeToString([]byte(reader + ":" + w.access.ReaderPassword(reader)))}
+		return json.Marshal(map[string]any{"auths": map[string]any{registryHost: auth, w.images.Server(): auth}})
+	}
 }
 
-// frontEnds returns how the front end is run: its image, which is made once, and with what nodes fetch it, which is asked
-// for each time. Errors: *armerr.Error when the registry cannot be used.
-func (w *workloads) frontEnds(pull func(context.Context) ([]byte, error)) func(context.Context) (attachment.FrontEnd, error) {
+// pullDirectly is that of nodes that fetch images from the registry themselves.
+func (w *workloads) pullDirectly(ctx context.Context, _ armid.ID) ([]byte, error) {
+	return w.images.PullConfig(ctx)
+}
+
+// frontEnds returns how a workspace's front end is run: its image, which is made once, and with what nodes fetch it, which
+// is asked for each time. Errors: *armerr.Error when the registry cannot be used.
+func (w *workloads) frontEnds(pull pullConfig) func(context.Context, armid.ID) (attachment.FrontEnd, error) {
 	once := &making{of: w.frontEndImage}
-	return func(ctx context.Context) (attachment.FrontEnd, error) {
+	return func(ctx context.Context, workspace armid.ID) (attachment.FrontEnd, error) {
 		ref, err := once.get(ctx)
 		var show []byte
 		if err == nil {
-			show, err = pull(ctx)
+			show, err = pull(ctx, workspace)
 		}
 		var refused *image.RegistryError
 		if errors.As(err, &refused) {
@@ -336,7 +369,7 @@ func (w *workloads) frontEndImage(ctx context.Context) (image.Reference, error) 
 	if _, err := io.Copy(sum, f); err != nil {
 		return "", err
 	}
-	return w.images.Program(ctx, "berth/azureml-fe", hex.EncodeToString(sum.Sum(nil)), image.LocalFile("azureml-fe", w.frontEnd, info))
+	return w.images.Program(ctx, frontEndsAreIn, hex.EncodeToString(sum.Sum(nil)), image.LocalFile("azureml-fe", w.frontEnd, info))
 }
 
 // nouns are the data plane's parts, which need each other.

@@ -156,7 +156,7 @@ func putPolicy(ctx context.Context, c kubernetes.Interface, ns string, want *net
 	return err
 }
 
-// secrets are the registry's password, what front ends show each other, and the certificate.
+// secrets are what nodes show the registry, what front ends show each other, and the certificate.
 func (a Attachment) secrets(ctx context.Context, c kubernetes.Interface, ns string, f *FrontEnd) error {
 	pull := &corev1.Secret{ObjectMeta: a.meta(PullSecret), Type: corev1.SecretTypeDockerConfigJson, Data: map[string][]byte{corev1.DockerConfigJsonKey: f.Registry}}
 	if err := putSecret(ctx, c, ns, pull); err != nil {

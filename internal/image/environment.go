@@ -11,9 +11,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/singleflight"
 
@@ -135,37 +133,25 @@ func LocalFile(target, source string, info fs.FileInfo) File {
 	return File{Path: target, Size: info.Size(), Mode: int64(info.Mode().Perm() | 0o444), Open: func(context.Context) (io.ReadCloser, error) { return os.Open(source) }}
 }
 
-// sdkImages are the base images that azureml-core names when its user named none. They have Python
-// and nothing that a model would need beyond it, so Berth's own takes their place.
-const sdkImages = "mcr.microsoft.com/azureml/"
-
 // from is the image that an environment's packages go on.
 func (b *Builder) from(ctx context.Context, d *Definition, r *recipe, log func(string)) (img v1.Image, err error) {
 	ctx, span := tracing.Begin(ctx, "find base")
 	defer func() { tracing.End(span, err) }()
-	ref := strings.TrimSpace(d.Docker.BaseImage)
-	if ref == "" || strings.HasPrefix(ref, sdkImages) {
+	ref, err := baseImage(d.Docker.BaseImage, d.Docker.Registry.Address)
+	if err != nil {
+		return nil, unsupported("The base image %q of the environment %q is no image reference: %v.", d.Docker.BaseImage, d.Name, err)
+	}
+	if ref == nil {
 		if d.Python.UserManaged {
-			return nil, unsupported("The environment %q leaves Python's packages to its base image, which is %q: that has none. Name a base image that brings azureml-inference-server-http, or set python.user_managed_dependencies to False.", d.Name, ref)
+			return nil, unsupported("The environment %q leaves Python's packages to its base image, which is %q: that has none. Name a base image that brings azureml-inference-server-http, or set python.user_managed_dependencies to False.", d.Name, strings.TrimSpace(d.Docker.BaseImage))
 		}
 		log("Using Berth's base image: Debian with Python " + r.python + ".")
 		return b.image(ctx, b.base(r.python))
 	}
-	if a := d.Docker.Registry.Address; a != "" && !strings.HasPrefix(ref, a+"/") {
-		ref = a + "/" + ref
-	}
-	parsed, err := name.ParseReference(ref)
-	if err != nil {
-		return nil, unsupported("The base image %q of the environment %q is no image reference: %v.", ref, d.Name, err)
-	}
-	log("Using the base image " + ref + ".")
+	log("Using the base image " + ref.String() + ".")
 	auth := authn.Anonymous
 	if d.Docker.Registry.Username != "" {
 		auth = &authn.Basic{Username: d.Docker.Registry.Username, Password: d.Docker.Registry.Password}
 	}
-	img, err = remote.Image(parsed, remote.WithContext(ctx), remote.WithAuth(auth), remote.WithPlatform(v1.Platform{OS: "linux", Architecture: "amd64"}))
-	if err != nil {
-		return nil, &UserError{Code: BaseImageNotReachable, Message: fmt.Sprintf("The base image %q cannot be read from %s: %v. Check its name, the registry's credentials (docker.base_image_registry) and that this machine reaches the registry.", ref, parsed.Context().RegistryStr(), err)}
-	}
-	return img, nil
+	return b.fetch(ctx, ref, auth)
 }

@@ -29,7 +29,7 @@ const testPassword = "a password of this test"
 // startRegistry runs the real registry, which nodes know as registry.test.
 func startRegistry(t *testing.T, dir string) *Registry {
 	t.Helper()
-	reg, err := registry.Open(registry.Config{Dir: dir, Username: "berth", Password: testPassword})
+	reg, err := registry.Open(registry.Config{Dir: dir, Access: registry.Access{User: "berth", Password: testPassword}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,6 +51,15 @@ func (r *Registry) Server() string {
 	return server
 }
 
+// Prefix is what the names of its repositories begin with, "" or with a slash at its end.
+func (r *Registry) Prefix() string {
+	_, prefix, ok := strings.Cut(r.Host, "/")
+	if ok {
+		prefix += "/"
+	}
+	return prefix
+}
+
 // onlyTLS keeps go-containerregistry from trying plain HTTP with hosts that look like a developer's.
 type onlyTLS struct{ http.RoundTripper }
 

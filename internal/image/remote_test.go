@@ -92,7 +92,7 @@ func TestRemoteCredentials(t *testing.T) { //nolint:paralleltest // of the envir
 	var password atomic.Value
 	password.Store("hunter-one")
 	host := serve(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		registry.Lock("robot", password.Load().(string), inner).ServeHTTP(w, req)
+		registry.Access{User: "robot", Password: password.Load().(string)}.Guard(inner).ServeHTTP(w, req)
 	}))
 	r := remoteAt(t, "http://"+host+"/team", authn.DefaultKeychain)
 	push := func() (Reference, error) {

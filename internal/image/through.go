@@ -20,7 +20,7 @@ import (
 
 // Through lets nodes that do not reach the registry themselves fetch images from it: it answers the part of the OCI
 // distribution API that a pull by digest needs, with what the registry says. Redirects are followed here, and nothing is
-// kept. It gives only what is below berth/ in the registry's prefix, and asks nobody who he is: put a lock before it.
+// kept. It gives only what is below berth/ in the registry's prefix, and asks nobody who he is: put a guard before it.
 func (r *Registry) Through(log *slog.Logger) http.Handler {
 	return &through{to: r, log: log, clients: map[string]client{}}
 }

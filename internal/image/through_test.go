@@ -144,7 +144,7 @@ func TestThrough(t *testing.T) {
 		t.Fatal(err)
 	}
 	var said strings.Builder
-	node := serve(t, registry.Lock("berth", testPassword, r.Through(slog.New(slog.NewTextHandler(&said, nil)))))
+	node := serve(t, registry.Access{User: "berth", Password: testPassword}.Guard(r.Through(slog.New(slog.NewTextHandler(&said, nil)))))
 	pulled, err := name.NewDigest(node+strings.TrimPrefix(string(ref), h.host), name.Insecure)
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ type pusher struct {
 
 func startPusher(t *testing.T) *pusher {
 	t.Helper()
-	r, err := Open(Config{Dir: t.TempDir(), Username: "berth", Password: "a password of this test"})
+	r, err := Open(Config{Dir: t.TempDir(), Access: Access{User: "berth", Password: "a password of this test"}})
 	if err != nil {
 		t.Fatal(err)
 	}

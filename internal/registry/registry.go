@@ -1,14 +1,12 @@
 // Package registry is the embedded OCI registry: environments, code and models travel
 // to nodes through it. It is the reference implementation of the distribution
-// specification, kept in a folder, behind one user and password. It knows nothing of what is in
-// images. Uploads become visible when they are complete, so a crash leaves nothing that a
+// specification, kept in a folder, behind passwords that say who may do what. It knows nothing of what is
+// in images. Uploads become visible when they are complete, so a crash leaves nothing that a
 // pull could see; Collect removes what nobody needs any more.
 package registry
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,16 +26,15 @@ import (
 
 // Config says where a registry keeps its content and who may use it.
 type Config struct {
-	Dir      string // made when missing
-	Username string
-	Password string // also signs the state of uploads, so that they go on after a restart
-	Logger   *slog.Logger
+	Dir    string // made when missing
+	Access Access // its password also signs the state of uploads, so that they go on after a restart
+	Logger *slog.Logger
 }
 
 // Registry answers the OCI distribution API below /v2/.
 type Registry struct {
-	app            http.Handler
-	user, password [sha256.Size]byte
+	app    http.Handler
+	access Access
 
 	dir    string
 	files  driver.StorageDriver
@@ -61,7 +58,7 @@ func Open(cfg Config) (*Registry, error) {
 			"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}}, // Collect does it
 		},
 	}
-	c.HTTP.Secret = cfg.Password
+	c.HTTP.Secret = cfg.Access.Password
 	c.Catalog.MaxEntries = 1000
 	c.Log.AccessLog.Disabled = true
 	files := filesystem.New(filesystem.DriverParameters{RootDirectory: cfg.Dir, MaxThreads: 100})
@@ -69,14 +66,11 @@ func Open(cfg Config) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the registry: %w", err)
 	}
-	return &Registry{
-		app: handlers.NewApp(ctx, c), dir: cfg.Dir, files: files, images: images,
-		user: sha256.Sum256([]byte(cfg.Username)), password: sha256.Sum256([]byte(cfg.Password)),
-	}, nil
+	return &Registry{app: handlers.NewApp(ctx, c), access: cfg.Access, dir: cfg.Dir, files: files, images: images}, nil
 }
 
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if !admitted(w, req, r.user, r.password) {
+	if !r.access.admits(w, req) {
 		return
 	}
 	if req.Method == http.MethodPut && strings.Contains(req.URL.Path, "/manifests/") {
@@ -84,32 +78,6 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		defer r.naming.RUnlock()
 	}
 	r.app.ServeHTTP(w, req)
-}
-
-// Lock lets only those through to a handler who know a user and password, as the registry itself does.
-func Lock(username, password string, h http.Handler) http.Handler {
-	u, p := sha256.Sum256([]byte(username)), sha256.Sum256([]byte(password))
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if admitted(w, req, u, p) {
-			h.ServeHTTP(w, req)
-		}
-	})
-}
-
-// admitted reports whether a request has the user and password with these sums. Unless it has, it is answered.
-func admitted(w http.ResponseWriter, req *http.Request, user, password [sha256.Size]byte) bool {
-	u, p, _ := req.BasicAuth()
-	us, ps := sha256.Sum256([]byte(u)), sha256.Sum256([]byte(p))
-	if subtle.ConstantTimeCompare(us[:], user[:])&subtle.ConstantTimeCompare(ps[:], password[:]) == 1 {
-		return true
-	}
-	h := w.Header()
-	h.Set("Www-Authenticate", `Basic realm="Berth"`)
-	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
-	h.Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusUnauthorized)
-	_, _ = io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"The registry needs Berth's own user and password; nodes have them in the pull secret of the workspace's namespace."}]}`)
-	return false
 }
 
 // logTo sends what the library says to a logger. It has one logger for the process; what it calls

@@ -39,7 +39,7 @@ const (
 func TestAnotherRegistry_D1(t *testing.T) {
 	needBerth(t)
 	untouched(t)
-	images, err := registry.Open(registry.Config{Dir: t.TempDir(), Username: robot, Password: password})
+	images, err := registry.Open(registry.Config{Dir: t.TempDir(), Access: registry.Access{User: robot, Password: password}})
 	if err != nil {
 		t.Fatal(err)
 	}

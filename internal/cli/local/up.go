@@ -78,7 +78,8 @@ names another folder than ~/.docker. A new sign-in is found without a restart. N
 local clusters, which have no way out of their network, fetch through Berth and never see
 those credentials; Berth removes nothing from such a registry. The choice is remembered,
 and --registry embedded goes back. Web services that run serve on with the images that they
-have, where those are; the next update of each moves it.
+have, where those are; the next update of each moves it. Base images that an environment
+names come from registries on this machine itself (localhost) only where --registry names it.
 
 With OTEL_EXPORTER_OTLP_ENDPOINT it exports OpenTelemetry traces, and so do the front ends of
 clusters; docs/observability.md has the rest of the variables.`,

@@ -96,7 +96,7 @@ func start(t *testing.T, bucket *blob.Store) *server {
 	})
 	s.Advance(time.Since(s.Now()))
 	var err error
-	s.registry, err = registry.Open(registry.Config{Dir: s.dir, Username: "berth", Password: "secret", Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	s.registry, err = registry.Open(registry.Config{Dir: s.dir, Access: registry.Access{User: "berth", Password: "secret"}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	s.check(err)
 	s.images = &image.Registry{Host: "registry.test", Keychain: image.Password{User: "berth", Password: "secret"}, Insecure: true, Own: true, Transport: transport{s.registry}}
 	s.collector = &collect.Collector{

@@ -123,9 +123,9 @@ func passwordOf(tx store.ReadTx, key string) (string, error) {
 }
 
 // Password finds the password with which a version of an environment was registered, for deployments that name it:
-// clients cannot read it to send it along. It is "" where the version is not registered, or with another registry or
-// user than these.
-func Password(tx store.ReadTx, workspace armid.ID, name, version, address, username string) (string, error) {
+// clients cannot read it to send it along. It is "" where the version is not registered, or for another registry
+// (image.BaseRegistry) or user than these.
+func Password(tx store.ReadTx, workspace armid.ID, name, version, host, username string) (string, error) {
 	row, err := tx.Resource(rowID(workspace, name, version).Key())
 	if errors.Is(err, store.ErrNotFound) {
 		return "", nil
@@ -138,12 +138,13 @@ func Password(tx store.ReadTx, workspace armid.ID, name, version, address, usern
 		return "", err
 	}
 	var docker struct {
+		BaseImage         string
 		BaseImageRegistry struct{ Address, Username string }
 	}
 	if len(doc.Properties.Docker) == 0 || json.Unmarshal(doc.Properties.Docker, &docker) != nil {
 		return "", nil
 	}
-	if r := docker.BaseImageRegistry; r.Address != address || r.Username != username {
+	if r := docker.BaseImageRegistry; image.BaseRegistry(docker.BaseImage, r.Address) != host || r.Username != username {
 		return "", nil
 	}
 	return passwordOf(tx, row.Key)

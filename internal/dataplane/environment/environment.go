@@ -467,7 +467,7 @@ func (s *Service) image(r *dataplane.Request) (*dataplane.Reply, error) {
 	address, repository, _ := strings.Cut(env.Image, "/")
 	return dataplane.OK(map[string]any{
 		"imageExistsInRegistry": there,
-		// Nodes have the registry's password; nobody else needs it.
+		// Nodes have a password for the registry; nobody else needs one.
 		"dockerImage":       map[string]any{"name": repository, "registry": map[string]any{"address": address, "username": nil, "password": nil}},
 		"pythonEnvironment": map[string]any{"interpreterPath": cmp.Or(python.InterpreterPath, "python"), "condaEnvironmentName": nil, "condaEnvironmentPath": nil},
 		"ingredients":       nil,

@@ -454,6 +454,12 @@ func TestRegistryPassword(t *testing.T) {
 	withRegistry := func(address, user string, password any) object {
 		return object{"environmentImageRequest": imageRequest(object{"environment": env(object{"address": address, "username": user, "password": password})})}
 	}
+	// Without an address the base image's own name says which registry is asked.
+	based := func(base, address any, password any) object {
+		e := env(object{"address": address, "username": "me", "password": password})
+		e["docker"].(object)["baseImage"] = base
+		return imageRequest(object{"environment": e})
+	}
 	given := func() bool { return strings.Contains(s.images.definitions[len(s.images.definitions)-1], password) }
 	for _, tt := range []struct {
 		name string
@@ -481,6 +487,19 @@ func TestRegistryPassword(t *testing.T) {
 		}, true},
 		{"another registry", func() {
 			s.update("iris", "/environmentImageRequest", withRegistry("evil.test", "me", nil)["environmentImageRequest"])
+		}, false},
+		{"by the image's name", func() { s.update("iris", "/environmentImageRequest", based("r.test/base:1", "", password)) }, true},
+		{"another image of the registry", func() { s.update("iris", "/environmentImageRequest", based("r.test/other:2", nil, nil)) }, true},
+		{"the same registry, with its address", func() { s.update("iris", "/environmentImageRequest", based("other:3", "r.test", nil)) }, true},
+		{"another registry in the image's name", func() { s.update("iris", "/environmentImageRequest", based("evil.test/base:1", "", nil)) }, false},
+		{"back to the image's registry", func() { s.update("iris", "/environmentImageRequest", based("r.test/base:1", "", nil)) }, false},
+		{"given again for the image's registry", func() { s.update("iris", "/environmentImageRequest", based("r.test/base:1", "", password)) }, true},
+		{"a registry that is none", func() { s.update("iris", "/environmentImageRequest", based("library/base:1", "r", nil)) }, false},
+		{"given again for the image's registry", func() { s.update("iris", "/environmentImageRequest", based("r.test/base:1", "", password)) }, true},
+		{"two spellings", func() {
+			r := based("r.test/base:1", "", nil)
+			r["environment"].(object)["docker"].(object)["baseimage"] = "evil.test/base:1"
+			s.update("iris", "/environmentImageRequest", r)
 		}, false},
 		{"of a version", func() {
 			s.deploy(endpoint("pair", object{"v1": version(withRegistry("r.test", "me", password))}))
@@ -516,10 +535,24 @@ func TestRegisteredEnvironment(t *testing.T) {
 	if d := s.images.definitions[0]; !strings.Contains(d, password) || !strings.Contains(d, "base:1") {
 		t.Errorf("the builder got %s", d)
 	}
-	for i, registry := range []object{{"address": "evil.test", "username": "me", "password": nil}, {"address": "r.test", "username": "you", "password": nil}} {
-		s.deploy(deployment(fmt.Sprintf("other%d", i), object{"environmentImageRequest": imageRequest(object{"environment": env(registry)})}))
+	for i, c := range []struct{ base, address, user string }{{"base:1", "evil.test", "me"}, {"base:1", "r.test", "you"}, {"evil.test/base:1", "", "me"}, {"base:1", "", "me"}, {"", "r.test", "me"}} {
+		e := env(object{"address": c.address, "username": c.user, "password": nil})
+		e["docker"].(object)["baseImage"] = c.base
+		s.deploy(deployment(fmt.Sprintf("other%d", i), object{"environmentImageRequest": imageRequest(object{"environment": e})}))
 		if d := s.images.definitions[len(s.images.definitions)-1]; strings.Contains(d, password) {
 			t.Errorf("the password goes to another registry or user: %s", d)
+		}
+	}
+	// What names its registry in the image alone has its password for that one alone.
+	e := env(object{"address": "", "username": "me", "password": password})
+	e["docker"].(object)["baseImage"] = "r.test/base:1"
+	s.Want(200, "PUT", dataplane.Environments, "/environments/e/versions/2", text(e))
+	for i, base := range []string{"r.test/base:1", "evil.test/base:1"} {
+		e := env(object{"address": nil, "username": "me", "password": nil})
+		e["version"], e["docker"].(object)["baseImage"] = "2", base
+		s.deploy(deployment(fmt.Sprintf("named%d", i), object{"environmentImageRequest": imageRequest(object{"environment": e})}))
+		if d := s.images.definitions[len(s.images.definitions)-1]; strings.Contains(d, password) != (i == 0) {
+			t.Errorf("for the image %s the builder got %s", base, d)
 		}
 	}
 	if r := s.get("iris"); strings.Contains(r.Raw, password) {

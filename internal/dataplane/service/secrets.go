@@ -16,7 +16,7 @@ import (
 // access is how the registry of a version's base image is asked. The password leaves the request's document before that
 // is stored, and is used for no other registry or user than it was given for.
 type access struct {
-	Address  string `json:"address"`
+	Host     string `json:"host"` // image.BaseRegistry: the address may be left out, and says nothing by itself
 	Username string `json:"username"`
 	Password string `json:"password"`
 }
@@ -57,8 +57,8 @@ func takePasswords(doc map[string]any) accesses {
 		request, _ := holder["environmentImageRequest"].(map[string]any)
 		dataplane.Spell(request, "environment")
 		env, _ := request["environment"].(map[string]any)
-		if r := registryOf(env); r != nil {
-			out[version] = accessOf(r)
+		if a, r := accessOf(env); r != nil {
+			out[version] = a
 			r["password"] = nil
 		}
 	}
@@ -74,25 +74,24 @@ func takePasswords(doc map[string]any) accesses {
 	return out
 }
 
-// registryOf is docker.baseImageRegistry of an environment, nil for none.
-func registryOf(env map[string]any) map[string]any {
+// accessOf is how the registry of an environment's base image is asked, with docker.baseImageRegistry, which says so, nil
+// for none. It leaves one spelling of each name, so that whoever reads the environment later reads the same.
+func accessOf(env map[string]any) (a access, registry map[string]any) {
 	dataplane.Spell(env, "docker")
 	docker, _ := env["docker"].(map[string]any)
-	dataplane.Spell(docker, "baseImageRegistry")
-	r, _ := docker["baseImageRegistry"].(map[string]any)
-	dataplane.Spell(r, "address", "username", "password")
-	return r
-}
-
-func accessOf(registry map[string]any) access {
-	var a access
-	a.Address, _ = registry["address"].(string)
+	dataplane.Spell(docker, "baseImage", "baseImageRegistry")
+	registry, _ = docker["baseImageRegistry"].(map[string]any)
+	dataplane.Spell(registry, "address", "username", "password")
+	base, _ := docker["baseImage"].(string)
+	address, _ := registry["address"].(string)
+	a.Host = image.BaseRegistry(base, address)
 	a.Username, _ = registry["username"].(string)
 	a.Password, _ = registry["password"].(string)
-	return a
+	return a, registry
 }
 
-// seal puts the passwords among the document's secrets. One that is not given again stays while registry and user do.
+// seal puts the passwords among the document's secrets. One that is not given again stays while registry and user do; where
+// no registry is asked there is nothing to keep.
 func (a accesses) seal(tx store.ReadTx, key string, doc map[string]any) error {
 	secrets, err := sealed(tx, key)
 	if err != nil {
@@ -100,10 +99,10 @@ func (a accesses) seal(tx store.ReadTx, key string, doc map[string]any) error {
 	}
 	old, next := decodeAccesses(secrets[accessPath]), accesses{}
 	for version, asked := range a {
-		if have := old[version]; asked.Password == "" && have.Address == asked.Address && have.Username == asked.Username {
+		if have := old[version]; asked.Password == "" && have.Host == asked.Host && have.Username == asked.Username {
 			asked = have
 		}
-		if asked.Password != "" {
+		if asked.Password != "" && asked.Host != "" {
 			next[version] = asked
 		}
 	}
@@ -127,19 +126,18 @@ func (s *Service) withPassword(ctx context.Context, workspace armid.ID, definiti
 	if err := dataplane.Unmarshal(definition, &env); err != nil {
 		return nil, &image.UserError{Code: image.EnvironmentNotSupported, Message: fmt.Sprintf("The environment's definition cannot be read: %v.", err)}
 	}
-	r := registryOf(env)
-	asked := accessOf(r)
-	if r == nil || asked.Username == "" || asked.Password != "" {
+	asked, r := accessOf(env)
+	if asked.Host == "" || asked.Username == "" || asked.Password != "" {
 		return definition, nil
 	}
-	if known.Address == asked.Address && known.Username == asked.Username {
+	if known.Host == asked.Host && known.Username == asked.Username {
 		asked.Password = known.Password
 	}
 	if asked.Password == "" {
 		name, _ := env["name"].(string)
 		version, _ := env["version"].(string)
 		err := s.Manager.Store.View(ctx, func(tx store.ReadTx) (err error) {
-			asked.Password, err = environment.Password(tx, workspace, name, version, asked.Address, asked.Username)
+			asked.Password, err = environment.Password(tx, workspace, name, version, asked.Host, asked.Username)
 			return err
 		})
 		if err != nil {

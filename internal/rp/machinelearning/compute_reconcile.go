@@ -253,7 +253,7 @@ func (s *Service) frontEnd(ctx context.Context, o *object) (*attachment.FrontEnd
 	if s.FrontEnd == nil {
 		return nil, nil
 	}
-	f, err := s.FrontEnd(ctx)
+	f, err := s.FrontEnd(ctx, o.ID.Parent())
 	if err != nil {
 		return nil, err
 	}

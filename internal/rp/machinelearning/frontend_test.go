@@ -7,14 +7,18 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/attachment"
 )
 
-// What a compute says of its load balancer, its purpose and TLS is what its front end gets.
+// What a compute says of its load balancer, its purpose and TLS is what its front end gets, with what is its workspace's.
 func TestFrontEnd(t *testing.T) {
 	t.Parallel()
-	s := &Service{FrontEnd: func(context.Context) (attachment.FrontEnd, error) { return attachment.FrontEnd{Image: "fe"}, nil }}
+	s := &Service{FrontEnd: func(_ context.Context, workspace armid.ID) (attachment.FrontEnd, error) {
+		return attachment.FrontEnd{Image: "fe", Registry: []byte(workspace.String())}, nil
+	}}
+	workspace := armid.Subscription("00000000-0000-0000-0000-000000000001").Group("rg").Extend("Microsoft.MachineLearningServices", "workspaces", "ws")
 	for name, tt := range map[string]struct {
 		aks  AKS
 		want attachment.FrontEnd
@@ -25,7 +29,8 @@ func TestFrontEnd(t *testing.T) {
 		"TLS":              {AKS{ClusterPurpose: DevTest, SSLConfiguration: &SSL{Status: "Enabled", Cert: "cert"}}, attachment.FrontEnd{Image: "fe", Replicas: 1, Certificate: []byte("cert"), Key: []byte("key")}},
 		"TLS switched off": {AKS{ClusterPurpose: DevTest, SSLConfiguration: &SSL{Status: "Disabled"}}, attachment.FrontEnd{Image: "fe", Replicas: 1}},
 	} {
-		o := &object{Spec: &resource.Document[Compute]{Properties: Compute{Properties: &tt.aks}}}
+		tt.want.Registry = []byte(workspace.String())
+		o := &object{ID: workspace.Child("computes", "c"), Spec: &resource.Document[Compute]{Properties: Compute{Properties: &tt.aks}}}
 		o.Secret = func(path string) (string, error) {
 			if path != "properties.properties.sslConfiguration.key" {
 				return "", errors.New("there is no such secret")

@@ -33,9 +33,9 @@ type Service struct {
 	Clusters   *containerservice.Service
 	Attach     Attacher
 	Kubernetes VersionRange
-	// FrontEnd is what of the workspaces' front ends is the same everywhere: their image and how to fetch it. nil where
-	// clusters run no pods.
-	FrontEnd func(ctx context.Context) (attachment.FrontEnd, error)
+	// FrontEnd is what of a workspace's front ends is the same in all clusters: their image and how to fetch it. nil
+	// where clusters run no pods.
+	FrontEnd func(ctx context.Context, workspace armid.ID) (attachment.FrontEnd, error)
 	// ServicesOn names the web services on a compute.
 	ServicesOn func(tx store.ReadTx, compute armid.ID) ([]string, error)
 }
