@@ -348,11 +348,11 @@ func TestBuildsAreBounded(t *testing.T) {
 	for i := range 7 {
 		ops = append(ops, s.create(deployment(fmt.Sprintf("iris%d", i), nil)))
 	}
-	s.due()
+	s.Due()
 	s.images.begun(4)
 	ctx, end := context.WithCancel(t.Context())
 	ended := make(chan error)
-	go func() { ended <- s.services.Run(ctx) }()
+	go func() { ended <- s.services.Builds.Run(ctx) }()
 	end()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
