@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"strings"
 
@@ -52,8 +53,12 @@ func (s *Service) make(ctx context.Context, workspace armid.ID, service string, 
 	definition, code := req.Environment, []image.File(nil)
 	codeKey, script := "", ""
 	if len(req.Assets) == 0 {
-		definition, code, script = generated(contents[0])
-		codeKey = "generated:" + string(definition) + script
+		var text string
+		definition, text = generated(contents[0])
+		script, codeKey = generatedScript, "generated:"+text
+		code = []image.File{{Path: script, Size: int64(len(text)), Open: func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(strings.NewReader(text)), nil
+		}}}
 	} else if code, codeKey, err = s.code(ctx, ws, req); err != nil {
 		return made{}, err
 	}
@@ -115,21 +120,21 @@ func (s *Service) mounts(ctx context.Context, ws *store.Resource, req *ImageRequ
 	}
 	ref, err := s.Registry.Files(ctx, repo+"/code", codeKey, code)
 	if lost(err) {
-		return nil, &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The code of the deployment cannot be packed: %v. It was deleted or damaged after it was uploaded. Deploy again.", err)}
+		return nil, &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The code of the deployment cannot be packed: %v. It was deleted, damaged or replaced after it was uploaded. Deploy again.", err)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("packing the code: %w", err)
 	}
 	out := []serving.Mount{{Path: serving.AppRoot, Image: string(ref)}}
 	for i, c := range contents {
-		files, err := s.Models.Files(ctx, c)
+		files, key, err := s.Models.Files(ctx, c)
 		if err != nil {
 			return nil, &image.UserError{Code: "ModelNotFound", Message: err.Error()}
 		}
 		say("Packing the model " + req.ModelIDs[i] + ".")
-		ref, err := s.Registry.Files(ctx, repo+"/models", c.Key, files)
+		ref, err := s.Registry.Files(ctx, repo+"/models", key, files)
 		if lost(err) {
-			return nil, &image.UserError{Code: "ModelNotFound", Message: fmt.Sprintf("The model '%s' cannot be packed: %v. It was deleted or damaged after it was uploaded. Register the model again.", req.ModelIDs[i], err)}
+			return nil, &image.UserError{Code: "ModelNotFound", Message: fmt.Sprintf("The model '%s' cannot be packed: %v. It was deleted, damaged or replaced after it was uploaded. Register the model again.", req.ModelIDs[i], err)}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("packing the model %s: %w", req.ModelIDs[i], err)
@@ -164,12 +169,14 @@ func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageReques
 		if len(found) != 1 {
 			return nil, "", &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The file %q of the deployment was never uploaded to %s. Deploy again.", a.ID, id)}
 		}
-		f := image.File{Path: path.Base(id), Size: found[0].Size, Open: s.opener(ws, found[0].ID)}
 		unpack := a.Unpack != nil && *a.Unpack
-		sum, err := s.Artifacts.Sum(ctx, ws, found[0].ID) // another upload to the same path is other code
+		sum, err := s.Artifacts.Sum(ctx, ws, found[0]) // another upload to the same path is other code
 		if err != nil {
 			return nil, "", err
 		}
+		f := image.File{Path: path.Base(id), Size: found[0].Size, Open: func(ctx context.Context) (io.ReadCloser, error) {
+			return s.Artifacts.Open(ctx, ws, found[0].ID, sum)
+		}}
 		key += fmt.Sprintf("%s %t %s\n", a.URL, unpack, sum)
 		if !unpack {
 			files = append(files, f)
