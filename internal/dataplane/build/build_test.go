@@ -212,9 +212,15 @@ func TestEnd(t *testing.T) {
 			ended++
 			return 0, fmt.Errorf("the registry: %w", ctx.Err())
 		}
+		ensure(t.Context(), b, "a", func(context.Context, func(string)) (int, error) { return 0, errors.New("it failed before") })
+		time.Sleep(2 * patience)
 		first, second := ensure(t.Context(), b, "a", work), ensure(t.Context(), b, "b", work)
 		synctest.Wait()
+		asked := time.Now()
 		end(t, b)
+		if took := time.Since(asked); took > time.Second {
+			t.Errorf("they ended after %v", took)
+		}
 		if begun != 1 || ended != 1 {
 			t.Errorf("when Berth ends %d have begun and %d ended", begun, ended)
 		}

@@ -435,12 +435,29 @@ func TestBuildGoesOnAfterRestart(t *testing.T) {
 	s.Due()
 	s.answer(nil)
 	s.is(location, "Succeeded")
-	s.restart()
-	s.Advance(time.Hour)
+	s.wakeAfterRestart()
+	s.is(location, "Succeeded")
+	s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}")
 	s.Due()
-	if n := s.images.begun(); n != 3 {
-		t.Errorf("%d builds were begun, want 3", n)
+	s.answer(&image.UserError{Code: image.PackageNotFound, Message: "There is none."})
+	s.wakeAfterRestart()
+	if r := s.is(location, "Failed"); r.At("error.message") != "There is none." {
+		t.Errorf("after a restart it says %s", r.Raw)
 	}
+	if n := s.images.begun(); n != 4 {
+		t.Errorf("%d builds were begun, want 4", n)
+	}
+}
+
+// wakeAfterRestart has the reconciler look at a build that has ended, and that nothing remembers.
+func (s *server) wakeAfterRestart() {
+	s.T.Helper()
+	s.restart()
+	key := s.Workspace.Child("environments", "e:1").Child("builds", "image").Key()
+	if err := s.Manager.Store.Update(s.T.Context(), func(tx store.Tx) error { return tx.Wake(key, s.Now()) }); err != nil {
+		s.T.Fatal(err)
+	}
+	s.Due()
 }
 
 // A workspace that is made anew under its name knows nothing of its predecessor's builds.
