@@ -187,7 +187,7 @@ func Run(ctx context.Context, cfg Config, ready func(Info)) (err error) {
 	group.Go(func() error { return front.Run(ctx) })
 	group.Go(func() error { return runner.Run(ctx) })
 	group.Go(func() error { return forget(ctx, cfg, st, unneeded) })
-	group.Go(func() error { return nouns.services.Run(ctx) })
+	group.Go(func() error { return nouns.builds.Run(ctx) })
 	ready(info(cfg, in, listener.Addr(), creds))
 	return group.Wait()
 }

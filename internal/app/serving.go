@@ -31,6 +31,7 @@ import (
 	"github.com/berthdev/berth/internal/cluster/local"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/build"
 	"github.com/berthdev/berth/internal/dataplane/environment"
 	"github.com/berthdev/berth/internal/dataplane/model"
 	"github.com/berthdev/berth/internal/dataplane/service"
@@ -378,15 +379,16 @@ type nouns struct {
 	models       *model.Service
 	environments *environment.Service
 	services     *service.Service
+	builds       *build.Builds
 }
 
 func newNouns(cfg Config, m *resource.Manager, w *workloads, ml *machinelearning.Service) *nouns {
-	n := &nouns{artifacts: &artifact.Service{Blobs: w.blobs}}
+	n := &nouns{artifacts: &artifact.Service{Blobs: w.blobs}, builds: &build.Builds{Manager: m}}
 	n.models = &model.Service{Manager: m, Artifacts: n.artifacts, Work: w.builder.Work}
 	seen := &fronts{now: cfg.Now, ask: ml.Attach.FrontEnd}
-	n.environments = &environment.Service{Manager: m, Artifacts: n.artifacts, Images: w.builder, Logger: cfg.Logger}
+	n.environments = &environment.Service{Manager: m, Artifacts: n.artifacts, Images: w.builder, Builds: n.builds, Logger: cfg.Logger}
 	n.services = &service.Service{
-		Manager: m, Models: n.models, Artifacts: n.artifacts, Images: w.builder, Registry: w.images, Logger: cfg.Logger, ScheduleWait: cfg.ScheduleWait,
+		Manager: m, Models: n.models, Artifacts: n.artifacts, Images: w.builder, Registry: w.images, ScheduleWait: cfg.ScheduleWait, Builds: n.builds,
 		Place: func(ctx context.Context, compute armid.ID) (service.Place, error) {
 			return place(ctx, m.Store, ml, seen, compute)
 		},

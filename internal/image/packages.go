@@ -236,14 +236,15 @@ func (b *Builder) writePackages(ctx context.Context, w io.Writer, base base, dir
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	wait, err := begin(cmd)
+	if err != nil {
 		return fmt.Errorf("compiling the packages: %w", err)
 	}
 	defer func() {
 		if err != nil {
 			cancel() // it would wait for somebody to read the rest
 		}
-		if ended := cmd.Wait(); ended != nil {
+		if ended := wait(); ended != nil {
 			err = errors.Join(err, fmt.Errorf("compiling the packages: %w: %s", ended, reason(stderr.String())))
 		}
 	}()

@@ -57,7 +57,7 @@ func (b *Builder) install(ctx context.Context, dir string, r *recipe) (err error
 	cmd.Env = append(passed(os.Environ()), base.environ()...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	err = cmd.Run()
+	err = run(cmd)
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || ctx.Err() != nil) {
 		return fmt.Errorf("running uv: %w", errors.Join(err, ctx.Err()))

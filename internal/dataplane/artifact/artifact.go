@@ -68,12 +68,16 @@ func (s *Service) name(workspace *store.Resource, id ID) blob.Name {
 	return blob.Name{Account: Account(workspace), Container: Container, Path: string(id)}
 }
 
-// Open reads an artifact. Errors: blob.ErrNotFound; at its end blob.ErrChecksum, when it is not what was uploaded.
-func (s *Service) Open(ctx context.Context, workspace *store.Resource, id ID) (io.ReadCloser, error) {
+// Open reads an artifact that has a sum. Errors: blob.ErrNotFound; blob.ErrChecksum when it has another sum by now, and
+// at its end when it is not what was uploaded.
+func (s *Service) Open(ctx context.Context, workspace *store.Resource, id ID, sum string) (io.ReadCloser, error) {
 	n := s.name(workspace, id)
 	i, err := s.Blobs.Stat(ctx, n)
 	if err != nil {
 		return nil, err
+	}
+	if sumOf(i) != sum {
+		return nil, blob.ErrChecksum
 	}
 	r, err := s.Blobs.Read(ctx, n, 0, -1)
 	// Clouds look after what they keep, and not all have a checksum; S3's is the ETag, which is none for encrypted blobs.
@@ -84,15 +88,22 @@ func (s *Service) Open(ctx context.Context, workspace *store.Resource, id ID) (i
 }
 
 // Sum is a text that changes when an artifact is uploaded again with another content. Errors: blob.ErrNotFound.
-func (s *Service) Sum(ctx context.Context, workspace *store.Resource, id ID) (string, error) {
-	i, err := s.Blobs.Stat(ctx, s.name(workspace, id))
+func (s *Service) Sum(ctx context.Context, workspace *store.Resource, of Info) (string, error) {
+	if len(of.MD5) > 0 {
+		return hex.EncodeToString(of.MD5), nil
+	}
+	i, err := s.Blobs.Stat(ctx, s.name(workspace, of.ID)) // lists have no ETag
 	if err != nil {
 		return "", err
 	}
+	return sumOf(i), nil
+}
+
+func sumOf(i blob.Info) string {
 	if len(i.MD5) > 0 {
-		return hex.EncodeToString(i.MD5), nil
+		return hex.EncodeToString(i.MD5)
 	}
-	return i.ETag, nil
+	return i.ETag
 }
 
 // verified fails at the end of content that does not have its checksum.
@@ -129,6 +140,7 @@ func log(workspace *store.Resource, path string) blob.Name {
 type Info struct {
 	ID   ID
 	Size int64
+	MD5  []byte // empty where the bucket has none
 }
 
 // Under lists the artifacts whose ID is prefix or is below it.
@@ -137,7 +149,7 @@ func (s *Service) Under(ctx context.Context, workspace *store.Resource, prefix I
 	folder := strings.TrimSuffix(string(prefix), "/")
 	err := s.Blobs.List(ctx, Account(workspace), Container, folder, func(i blob.Info) error {
 		if i.Name.Path == folder || strings.HasPrefix(i.Name.Path, folder+"/") {
-			out = append(out, Info{ID(i.Name.Path), i.Size})
+			out = append(out, Info{ID(i.Name.Path), i.Size, i.MD5})
 		}
 		return nil
 	})

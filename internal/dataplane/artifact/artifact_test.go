@@ -2,6 +2,7 @@ package artifact_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -180,16 +181,29 @@ func TestLists(t *testing.T) {
 	}
 
 	found, err := service.Under(t.Context(), workspace, "LocalUpload/c1/model2/x")
-	if diff := cmp.Diff([]artifact.Info{{ID: "LocalUpload/c1/model2/x", Size: 7}}, found); err != nil || diff != "" {
-		t.Errorf("Under a file: %v\n%s", err, diff)
+	if err != nil || len(found) != 1 || found[0].ID != "LocalUpload/c1/model2/x" || found[0].Size != 7 {
+		t.Fatalf("Under a file: %v, %v", found, err)
 	}
-	content, err := service.Open(t.Context(), workspace, "LocalUpload/c1/model2/x")
+	sum, err := service.Sum(t.Context(), workspace, found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := service.Open(t.Context(), workspace, found[0].ID, sum)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer content.Close()
 	if data, err := io.ReadAll(content); err != nil || string(data) != "content" {
 		t.Errorf("Open: %q %v", data, err)
+	}
+	s.Upload("c1", "model2/x", "another")
+	if _, err := service.Open(t.Context(), workspace, found[0].ID, sum); !errors.Is(err, blob.ErrChecksum) {
+		t.Errorf("Open of what was replaced since it was listed: %v", err)
+	}
+	// A bucket without checksums has ETags.
+	found[0].MD5 = nil
+	if other, err := service.Sum(t.Context(), workspace, found[0]); err != nil || other == "" || other == sum {
+		t.Errorf("the sum of another content is %q, %v", other, err)
 	}
 }
 

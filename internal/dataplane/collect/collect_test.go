@@ -86,7 +86,7 @@ func start(t *testing.T, bucket *blob.Store) *server {
 		artifacts := &artifact.Service{Blobs: s.bucket}
 		models = &model.Service{Manager: d.Manager, Artifacts: artifacts}
 		services := &service.Service{
-			Manager: d.Manager, Models: models, Artifacts: artifacts, Images: noImages{}, Logger: d.Manager.Logger,
+			Manager: d.Manager, Models: models, Artifacts: artifacts, Images: noImages{},
 			Place: func(context.Context, armid.ID) (service.Place, error) {
 				return service.Place{}, armerr.New(armerr.CodeConflict, "There is no cluster.")
 			},

@@ -126,6 +126,22 @@ func (s *Server) Advance(d time.Duration) {
 	*s.now = s.now.Add(d)
 }
 
+// Due has the reconciler look at what is due in this millisecond, again and again until nothing is. Builds it does not wait for.
+func (s *Server) Due() {
+	s.T.Helper()
+	for range 1000 {
+		ups, err := s.Manager.Store.LeaseDue(context.Background(), s.Now().Add(time.Millisecond), "test", time.Minute, 100)
+		check(s.T, err)
+		if len(ups) == 0 {
+			return
+		}
+		for _, up := range ups {
+			check(s.T, s.Manager.Reconcile(context.Background(), up))
+		}
+	}
+	s.T.Fatal("the reconciler never rests")
+}
+
 // As is the server for another caller, "" for nobody.
 func (s *Server) As(token string) *Server {
 	other := *s

@@ -7,106 +7,256 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane"
+	"github.com/berthdev/berth/internal/dataplane/build"
 	"github.com/berthdev/berth/internal/image"
 	"github.com/berthdev/berth/internal/store"
 )
 
 const (
-	buildLimit = 15 * time.Minute
+	// BuildType is the type of the rows that say that somebody asked for a version's image, and what came of it. There is one
+	// below a version's row from the first time on. It is a resource of the kernel, so that what was asked for is made also
+	// if Berth ends meanwhile, and goes with its workspace.
+	BuildType = Type + "/builds"
+
+	buildName  = "image"
+	buildPoll  = time.Second                   // while it is made, for the log; its end wakes
 	passwordAt = "properties.registryPassword" // among a row's secrets
+	// buildDeadline bounds all attempts and the wait for a turn. Each attempt has a limit of its own, so that it only
+	// has to be longer than Berth may be down.
+	buildDeadline = 7 * 24 * time.Hour
 )
 
-// builds are the images that are being made in this process, by row. What a crash interrupts begins again when
-// somebody asks how it goes; what was made before is found in the registry.
-type builds struct {
-	mu    sync.Mutex
-	byKey map[string]*build
+// Build is the properties of a build's row.
+type Build struct {
+	ProvisioningState string `json:"provisioningState,omitempty" arm:"readonly"`
+	Asked             int    `json:"asked,omitempty" arm:"required"`     // how often
+	Compute           string `json:"compute,omitempty" arm:"maxlen=255"` // where the client wants it made
+
+	// Image is what was made last.
+	Image string `json:"image,omitempty" arm:"readonly"`
 }
 
-// build makes one image.
-type build struct {
-	mu    sync.Mutex
-	lines []string
-	done  bool
-	err   error
+// logged is the reconciler's memory: the log of the operation that it works on, or worked on last.
+type logged struct {
+	Operation string   `json:"operation,omitempty"`
+	Lines     []string `json:"lines,omitempty"`
 }
 
-func (b *build) look() (lines []string, done bool, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.lines, b.done, b.err
+func (s *Service) buildType() *resource.Type {
+	return resource.New(resource.Definition[Build]{
+		Type: BuildType, Summary: "The making of an environment's image.", Versions: versions, DataPlane: true, Deadline: buildDeadline, Reconcile: s.reconcile,
+	})
 }
 
-// build begins to make a version's image, and says where to ask how it goes.
-func (s *Service) build(r *dataplane.Request) (*dataplane.Reply, error) {
-	row, env, err := s.read(r)
+func buildID(row *store.Resource) armid.ID { return armid.MustParse(row.ID).Child("builds", buildName) }
+
+// built is the build of a version's row, nil if nobody asked for one.
+func built(tx store.ReadTx, row *store.Resource) (*store.Resource, *Build, error) {
+	b, err := tx.Resource(buildID(row).Key())
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil, nil
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	note := ""
-	if compute := r.PathValue("compute"); compute != "" {
-		note = fmt.Sprintf("Berth makes images itself; the compute %s is not used.", compute)
+	doc, err := resource.ReadDocument[Build](b)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err := s.begin(r, row, env, note, true); err != nil {
+	return b, &doc.Properties, nil
+}
+
+// build asks for a version's image, and says where to ask how it goes. Asking while it is made changes nothing.
+func (s *Service) build(r *dataplane.Request) (*dataplane.Reply, error) {
+	var env *Environment
+	err := s.Manager.Store.Update(r.Context(), func(tx store.Tx) error {
+		row, e, err := s.find(tx, r)
+		if err != nil {
+			return err
+		}
+		env = e
+		old, was, err := built(tx, row)
+		if err != nil {
+			return err
+		}
+		wanted := Build{Asked: 1, Compute: r.PathValue("compute")}
+		if old != nil {
+			if old.DeletedAt == nil && !resource.Final(old.State) {
+				return nil
+			}
+			wanted.Asked = was.Asked + 1 // which makes it another document, and so another build
+		}
+		return s.store(r, tx, BuildType, buildID(row), &wanted)
+	})
+	if err != nil {
 		return nil, err
 	}
 	at := "https://" + r.Host + dataplane.EnvironmentsV2 + r.Workspace.String() + "/environments/" + env.Name + "/versions/" + env.Version + "/image"
 	return &dataplane.Reply{Status: http.StatusAccepted, Header: http.Header{"Location": {at}}, Body: map[string]any{"location": at}}, nil
 }
 
-// begin starts a build unless one is under way. again starts one even where one has ended.
-func (s *Service) begin(r *dataplane.Request, row *store.Resource, env *Environment, note string, again bool) error {
-	var password string
+// status says how a build goes. It begins none.
+func (s *Service) status(r *dataplane.Request) (*dataplane.Reply, error) {
+	var version, row *store.Resource
+	var env *Environment
 	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) (err error) {
-		password, err = passwordOf(tx, row.Key)
+		if version, env, err = s.find(tx, r); err != nil {
+			return err
+		}
+		row, _, err = built(tx, version)
 		return err
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	definition, err := env.definition(password)
+	if row == nil {
+		e := armerr.New(armerr.CodeResourceNotFound, "Nobody asked for an image of the version '%s' of the environment '%s'. Environment.build(ws) does.", env.Version, env.Name)
+		e.Status = http.StatusNotFound
+		return nil, e
+	}
+	record, err := resource.RecordOf(row)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.builds.mu.Lock()
-	defer s.builds.mu.Unlock()
-	if s.builds.byKey == nil {
-		s.builds.byKey = map[string]*build{}
+	log, err := remember(record.Data, row.OperationID)
+	if err != nil {
+		return nil, err
 	}
-	if b := s.builds.byKey[row.Key]; b != nil {
-		if _, done, _ := b.look(); !done || !again {
-			return nil
+	out := map[string]any{"status": "Running", "environmentName": env.Name, "environmentVersion": env.Version, "logUrl": nil, "error": nil}
+	if len(log.Lines) > 0 {
+		out["logUrl"] = s.Artifacts.LogURL(r.Row, LogPath(version))
+	}
+	if resource.Final(row.State) {
+		out["status"] = row.State
+	}
+	if why := record.Error; row.State == resource.StateFailed && why != nil {
+		out["error"] = map[string]string{"code": why.Code, "message": why.Message}
+	}
+	return dataplane.OK(out)
+}
+
+// remember reads the log of an operation, which is empty when the record is of an earlier one.
+func remember(raw json.RawMessage, operation string) (logged, error) {
+	var log logged
+	if len(raw) > 0 {
+		if err := json.Unmarshal(raw, &log); err != nil {
+			return log, fmt.Errorf("the log of a build cannot be read: %w", err)
 		}
 	}
-	b := &build{}
-	s.builds.byKey[row.Key] = b
-	workspace := *r.Row
-	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), buildLimit)
-		defer cancel()
-		say := func(line string) { s.say(ctx, &workspace, row, b, line) }
-		if note != "" {
-			say(note)
+	if log.Operation != operation {
+		log = logged{Operation: operation}
+	}
+	return log, nil
+}
+
+// reconcile has an image made that was asked for.
+func (s *Service) reconcile(ctx context.Context, o *resource.Object[Build]) resource.Outcome {
+	if o.Row.Observed == o.Row.Generation { // woken again by what it has seen
+		if o.Row.State == resource.StateFailed {
+			return resource.Failed(o.Record.Error, 0)
 		}
-		err := s.make(ctx, row.Key, definition, say)
+		return resource.Done(0)
+	}
+	log, err := remember(o.Record.Data, o.Row.OperationID)
+	if err != nil {
+		return resource.Retry(err)
+	}
+	before := len(log.Lines)
+	if compute := o.Spec.Properties.Compute; compute != "" && before == 0 {
+		log.Lines = append(log.Lines, fmt.Sprintf("Berth makes images itself; the compute %s is not used.", compute))
+	}
+	// Whoever asks again, also in a workspace that was made anew under its name, begins another operation.
+	b := build.Ensure(ctx, s.Builds, "environment "+o.Row.OperationID, o.Row.Key, permanent, func(ctx context.Context, say func(string)) (image.Reference, error) {
+		definition, err := s.wanted(ctx, o.ID.Parent())
 		if err != nil {
-			s.Logger.Info("making the image of an environment failed", "environment", row.ID, "error", err)
-			say("It failed: " + reason(err))
-		} else {
-			say("The image is there.")
+			return "", err
 		}
-		b.mu.Lock()
-		b.done, b.err = true, err
-		b.mu.Unlock()
-	}()
-	return nil
+		return s.Images.Environment(ctx, definition, say)
+	})
+	lines, done, ref, err := b.Look()
+	log.hear(o, lines)
+	out := resource.Waiting(buildPoll, "the image")
+	switch why := refusal(err, b.Hopeless()); {
+	case !done:
+	case err == nil:
+		o.Status.Properties.Image = string(ref)
+		log.Lines = append(log.Lines, "The image is there.")
+		out = resource.Done(0)
+	case why != nil:
+		log.Lines = append(log.Lines, "It failed: "+why.Message)
+		out = resource.Failed(why, 0)
+	}
+	if len(log.Lines) > before {
+		if err := s.writeLog(ctx, o, log.Lines); err != nil {
+			s.Logger.ErrorContext(ctx, "writing the log of a build", "environment", o.ID.Parent(), "error", err)
+		}
+	}
+	if o.Record.Data, err = json.Marshal(log); err != nil {
+		return resource.Retry(err)
+	}
+	return out
+}
+
+// hear adds what a build says that is not in the log yet. An attempt that follows another one, also after a restart, says
+// first what is in the log already.
+func (l *logged) hear(o *resource.Object[Build], said []string) {
+	have := len(l.Lines)
+	if o.Spec.Properties.Compute != "" {
+		have-- // for the line that is Berth's own
+	}
+	if have < len(said) {
+		l.Lines = append(l.Lines, said[have:]...)
+	}
+}
+
+// wanted is the definition of a version, with its password.
+func (s *Service) wanted(ctx context.Context, id armid.ID) (definition json.RawMessage, err error) {
+	err = s.Manager.Store.View(ctx, func(tx store.ReadTx) error {
+		row, err := tx.Resource(id.Key())
+		if err != nil {
+			return err
+		}
+		doc, err := resource.ReadDocument[Environment](row)
+		if err != nil {
+			return err
+		}
+		password, err := passwordOf(tx, row.Key)
+		if err != nil {
+			return err
+		}
+		definition, err = doc.Properties.definition(password)
+		return err
+	})
+	return definition, err
+}
+
+// permanent reports whether another attempt would end in the same error.
+func permanent(err error) bool {
+	var user *image.UserError
+	return errors.As(err, &user) || errors.Is(err, build.ErrTooLong)
+}
+
+// refusal is an error as the caller may see it, nil for one that may pass unless it is hopeless.
+func refusal(err error, hopeless bool) *armerr.Error {
+	var user *image.UserError
+	var registry *image.RegistryError
+	switch {
+	case errors.As(err, &user):
+		return &armerr.Error{Status: http.StatusBadRequest, Code: user.Code, Message: user.Message}
+	case errors.Is(err, build.ErrTooLong):
+		return armerr.New(armerr.CodeInternalServerError, "The image was not made: %v.", build.ErrTooLong)
+	case !hopeless:
+		return nil
+	case errors.As(err, &registry):
+		return armerr.New(armerr.CodeRegistryNotUsable, "%s", registry.Message)
+	}
+	return armerr.New(armerr.CodeInternalServerError, "Berth met an error that is not the definition's fault. Build again; its log has the details.")
 }
 
 // passwordOf reads the password that a row's version was registered with, "" for none.
@@ -150,97 +300,23 @@ func Password(tx store.ReadTx, workspace armid.ID, name, version, host, username
 	return passwordOf(tx, row.Key)
 }
 
-// make makes the image and notes it with the version.
-func (s *Service) make(ctx context.Context, key string, definition json.RawMessage, log func(string)) error {
-	ref, err := s.Images.Environment(ctx, definition, log)
-	if err != nil {
-		return err
-	}
-	return s.Manager.Store.Update(ctx, func(tx store.Tx) error {
-		row, err := tx.Resource(key)
-		if errors.Is(err, store.ErrNotFound) { // the workspace was deleted meanwhile
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if row.Status, err = json.Marshal(map[string]any{"properties": map[string]any{"image": string(ref)}}); err != nil {
-			return err
-		}
-		return tx.PutStatus(row)
-	})
-}
-
-// reason is an error as the caller may see it.
-func reason(err error) string {
-	var user *image.UserError
-	var registry *image.RegistryError
-	switch {
-	case errors.As(err, &user):
-		return user.Message
-	case errors.As(err, &registry):
-		return registry.Message
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("it took longer than %v.", buildLimit)
-	}
-	return "Berth met an error that is not the definition's fault. Build again; its log has the details."
-}
-
 // LogPath is the path, among Berth's own logs, of the log of a version's last build.
 func LogPath(row *store.Resource) string {
 	return "environments/" + strings.ReplaceAll(armid.MustParse(row.ID).Name(), ":", "/") + "/build.log"
 }
 
-// say adds a line to a build's log, which clients read by a signed URL while it grows.
-func (s *Service) say(ctx context.Context, workspace, row *store.Resource, b *build, line string) {
-	b.mu.Lock()
-	b.lines = append(b.lines, line)
-	text := strings.Join(b.lines, "\n") + "\n"
-	b.mu.Unlock()
-	if err := s.Artifacts.WriteLog(ctx, workspace, LogPath(row), text); err != nil {
-		s.Logger.Error("writing the log of a build", "environment", row.ID, "error", err)
-	}
-}
-
-// status says how a build goes.
-func (s *Service) status(r *dataplane.Request) (*dataplane.Reply, error) {
-	row, env, err := s.read(r)
+// writeLog writes a build's log, which clients read by a signed URL while it grows.
+func (s *Service) writeLog(ctx context.Context, o *resource.Object[Build], lines []string) error {
+	var version, workspace *store.Resource
+	err := s.Manager.Store.View(ctx, func(tx store.ReadTx) (err error) {
+		if version, err = tx.Resource(o.ID.Parent().Key()); err != nil {
+			return err
+		}
+		workspace, err = tx.Resource(o.ID.Parent().Parent().Key())
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s.builds.mu.Lock()
-	b := s.builds.byKey[row.Key]
-	s.builds.mu.Unlock()
-	if b == nil && env.Image == "" { // it was under way when Berth ended
-		if err := s.begin(r, row, env, "Beginning again, after Berth was started anew.", false); err != nil {
-			return nil, err
-		}
-	}
-	out := map[string]any{"status": "Running", "environmentName": env.Name, "environmentVersion": env.Version, "logUrl": nil, "error": nil}
-	if b == nil {
-		if env.Image != "" {
-			out["status"] = "Succeeded"
-		}
-		return dataplane.OK(out)
-	}
-	lines, done, err := b.look()
-	if len(lines) > 0 {
-		out["logUrl"] = s.Artifacts.LogURL(r.Row, LogPath(row))
-	}
-	switch {
-	case done && err == nil:
-		out["status"] = "Succeeded"
-	case done:
-		code := "InternalServerError"
-		var user *image.UserError
-		var registry *image.RegistryError
-		switch {
-		case errors.As(err, &user):
-			code = user.Code
-		case errors.As(err, &registry):
-			code = armerr.CodeRegistryNotUsable
-		}
-		out["status"], out["error"] = "Failed", map[string]string{"code": code, "message": reason(err)}
-	}
-	return dataplane.OK(out)
+	return s.Artifacts.WriteLog(ctx, workspace, LogPath(version), strings.Join(lines, "\n")+"\n")
 }

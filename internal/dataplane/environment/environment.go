@@ -21,6 +21,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/build"
 	"github.com/berthdev/berth/internal/image"
 	"github.com/berthdev/berth/internal/store"
 )
@@ -40,9 +41,8 @@ type Service struct {
 	Manager   *resource.Manager
 	Artifacts *artifact.Service // where logs of builds go
 	Images    Images
+	Builds    *build.Builds
 	Logger    *slog.Logger
-
-	builds builds
 }
 
 // Images makes the image of a definition. Errors: *image.UserError when the definition cannot be met.
@@ -69,9 +69,6 @@ type Environment struct {
 	Labels []string `json:"labels,omitempty" arm:"maxlen=100"`
 	// RegistryPassword is docker.baseImageRegistry.password of what was registered.
 	RegistryPassword string `json:"registryPassword,omitempty" arm:"secret,maxlen=16384"`
-
-	// Image is what was made of it last.
-	Image string `json:"image,omitempty" arm:"readonly"`
 }
 
 var (
@@ -84,7 +81,7 @@ func (s *Service) Types() []*resource.Type {
 	return []*resource.Type{resource.New(resource.Definition[Environment]{
 		Type: Type, Summary: "A version of an environment.", Versions: versions, DataPlane: true, DeleteOrder: 22,
 		Names: resource.NameRule{Pattern: rowName, Description: "is an environment's name and version"},
-	})}
+	}), s.buildType()}
 }
 
 // Register adds the handlers.
@@ -270,7 +267,7 @@ func (s *Service) put(r *dataplane.Request) (*dataplane.Reply, error) {
 	if given.Name != "" && !strings.EqualFold(given.Name, name) {
 		return nil, armerr.Field("name", "the body says %q, and the address %q. Send the same in both.", given.Name, name)
 	}
-	given.Name, given.Labels, given.Image, given.AssetID, given.ProvisioningState = name, nil, "", "", ""
+	given.Name, given.Labels, given.AssetID, given.ProvisioningState = name, nil, "", ""
 	if err := given.hidePassword(); err != nil {
 		return nil, err
 	}
@@ -308,13 +305,18 @@ func (s *Service) put(r *dataplane.Request) (*dataplane.Reply, error) {
 	return dataplane.OK(wire(stored))
 }
 
-// write stores a version through the kernel.
+// write stores a version.
 func (s *Service) write(r *dataplane.Request, tx store.Tx, e *Environment) error {
-	t, ok := s.Manager.Registry.Type(Type)
+	return s.store(r, tx, Type, rowID(r.Workspace, e.Name, e.Version), e)
+}
+
+// store stores a row through the kernel.
+func (s *Service) store(r *dataplane.Request, tx store.Tx, typ string, id armid.ID, properties any) error {
+	t, ok := s.Manager.Registry.Type(typ)
 	if !ok {
-		return errors.New("the type " + Type + " is not declared")
+		return errors.New("the type " + typ + " is not declared")
 	}
-	data, err := json.Marshal(map[string]any{"properties": e})
+	data, err := json.Marshal(map[string]any{"properties": properties})
 	if err != nil {
 		return err
 	}
@@ -322,7 +324,7 @@ func (s *Service) write(r *dataplane.Request, tx store.Tx, e *Environment) error
 	if err := dataplane.Unmarshal(data, &doc); err != nil {
 		return err
 	}
-	_, err = s.Manager.Put(r.Context(), tx, resource.Write{ID: rowID(r.Workspace, e.Name, e.Version), Type: t, Version: versions[0], Doc: doc, By: r.Stamp()})
+	_, err = s.Manager.Put(r.Context(), tx, resource.Write{ID: id, Type: t, Version: versions[0], Doc: doc, By: r.Stamp()})
 	var refused *armerr.Error
 	if errors.As(err, &refused) {
 		return refused.Moved("properties.", "")
@@ -375,7 +377,7 @@ func (e *Environment) sameAs(other *Environment) bool {
 
 func (e *Environment) canonical() string {
 	c := *e
-	c.ProvisioningState, c.Name, c.Version, c.Labels, c.RegistryPassword, c.Image, c.AssetID = "", "", "", nil, "", "", ""
+	c.ProvisioningState, c.Name, c.Version, c.Labels, c.RegistryPassword, c.AssetID = "", "", "", nil, "", ""
 	data, err := json.Marshal(wire(&c))
 	var v any
 	if err != nil || dataplane.Unmarshal(data, &v) != nil {
@@ -446,9 +448,22 @@ func (s *Service) label(r *dataplane.Request) (*dataplane.Reply, error) {
 	return &dataplane.Reply{Status: http.StatusOK}, nil
 }
 
-// image says what was made of a version last.
+// image says what was made of a version last, because somebody asked for it.
 func (s *Service) image(r *dataplane.Request) (*dataplane.Reply, error) {
-	_, env, err := s.read(r)
+	var env *Environment
+	made := ""
+	err := s.Manager.Store.View(r.Context(), func(tx store.ReadTx) error {
+		row, e, err := s.find(tx, r)
+		if err != nil {
+			return err
+		}
+		env = e
+		_, b, err := built(tx, row)
+		if b != nil {
+			made = b.Image
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -458,13 +473,13 @@ func (s *Service) image(r *dataplane.Request) (*dataplane.Reply, error) {
 			python.InterpreterPath = ""
 		}
 	}
-	there := env.Image != ""
+	there := made != ""
 	if there {
-		if there, err = s.Images.Has(r.Context(), image.Reference(env.Image)); err != nil {
+		if there, err = s.Images.Has(r.Context(), image.Reference(made)); err != nil {
 			return nil, err
 		}
 	}
-	address, repository, _ := strings.Cut(env.Image, "/")
+	address, repository, _ := strings.Cut(made, "/")
 	return dataplane.OK(map[string]any{
 		"imageExistsInRegistry": there,
 		// Nodes have a password for the registry; nobody else needs one.

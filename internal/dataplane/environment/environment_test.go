@@ -14,11 +14,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/build"
 	"github.com/berthdev/berth/internal/dataplane/dataplanetest"
 	"github.com/berthdev/berth/internal/dataplane/environment"
 	"github.com/berthdev/berth/internal/image"
+	"github.com/berthdev/berth/internal/store"
 )
 
 const (
@@ -51,20 +54,84 @@ func (i *images) Has(_ context.Context, ref image.Reference) (bool, error) {
 	return !i.gone.Load() && ref == "registry.example/berth/environments@sha256:1", nil
 }
 
+func (i *images) begun() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return len(i.asked)
+}
+
+// workspaces declares the type of workspaces, so that they can be deleted.
+type workspaces struct{}
+
+func (workspaces) Register(*dataplane.Server) {}
+
+func (workspaces) Types() []*resource.Type {
+	return []*resource.Type{resource.New(resource.Definition[struct{}]{Type: "Microsoft.MachineLearningServices/workspaces", Versions: []string{"2018-11-19"}})}
+}
+
 type server struct {
 	*dataplanetest.Server
 	images *images
+	builds *build.Builds
 }
 
 func start(t *testing.T) *server {
 	t.Helper()
 	out := &server{images: &images{answers: make(chan error)}}
 	out.Server = dataplanetest.Start(t, func(s *dataplanetest.Server) []dataplanetest.Noun {
-		return []dataplanetest.Noun{&environment.Service{
-			Manager: s.Manager, Artifacts: &artifact.Service{Blobs: s.Blobs}, Images: out.images, Logger: slog.New(slog.DiscardHandler),
-		}}
+		out.builds = &build.Builds{Manager: s.Manager}
+		return []dataplanetest.Noun{workspaces{}, out.environments(s)}
 	})
+	t.Cleanup(func() { out.end() })
 	return out
+}
+
+func (s *server) environments(d *dataplanetest.Server) *environment.Service {
+	return &environment.Service{Manager: d.Manager, Artifacts: &artifact.Service{Blobs: d.Blobs}, Images: s.images, Builds: s.builds, Logger: slog.New(slog.DiscardHandler)}
+}
+
+// end ends all builds, as the end of Berth does.
+func (s *server) end() {
+	s.T.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := s.builds.Run(ctx); err != nil {
+		s.T.Fatal(err)
+	}
+}
+
+// restart gives what follows to a Berth that remembers only what is stored.
+func (s *server) restart() {
+	s.T.Helper()
+	s.end()
+	s.builds = &build.Builds{Manager: s.Manager}
+	registry, err := resource.NewRegistry(append(workspaces{}.Types(), s.environments(s.Server).Types()...)...)
+	if err != nil {
+		s.T.Fatal(err)
+	}
+	s.Manager.Registry = registry
+}
+
+// answer has a build that is under way end, and the reconciler see it.
+func (s *server) answer(err error) {
+	s.T.Helper()
+	select {
+	case s.images.answers <- err:
+	case <-time.After(30 * time.Second):
+		s.T.Fatal("no build is under way")
+	}
+	s.builds.Wait()
+	s.Due()
+}
+
+// is insists on a build's status, at an address below the workspace or an absolute one.
+func (s *server) is(location, status string) dataplanetest.Reply {
+	s.T.Helper()
+	r := s.Want(200, "GET", v2, location, "")
+	if r.At("status") != status {
+		s.T.Fatalf("the build is %s, want %s", r.Raw, status)
+	}
+	return r
 }
 
 // body is what azureml-core sends for an environment with a package.
@@ -235,20 +302,6 @@ func TestList(t *testing.T) {
 	}
 }
 
-// until waits for a build's status, at an address below the workspace or an absolute one.
-func (s *server) until(location, status string) dataplanetest.Reply {
-	s.T.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		r := s.Want(200, "GET", v2, location, "")
-		if r.At("status") == status {
-			return r
-		}
-		if r.At("status") != "Running" || time.Now().After(deadline) {
-			s.T.Fatalf("the build is %s, want %s", r.Raw, status)
-		}
-	}
-}
-
 // What Environment.build does: it registers, starts, polls, and reads the log without a token.
 func TestBuild(t *testing.T) {
 	t.Parallel()
@@ -262,9 +315,10 @@ func TestBuild(t *testing.T) {
 	if again := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location"); again != location {
 		t.Errorf("a second request while it is built leads to %v", again)
 	}
-	s.until(location, "Running")
-	s.images.answers <- nil
-	done := s.until(location, "Succeeded")
+	s.is(location, "Running")
+	s.Due()
+	s.answer(nil)
+	done := s.is(location, "Succeeded")
 	if log := s.Blob("GET", done.At("logUrl").(string), ""); log.Status != 200 || log.Raw != "Resolving.\nThe image is there.\n" {
 		t.Errorf("the log: %d %q", log.Status, log.Raw)
 	}
@@ -295,40 +349,160 @@ func TestBuildFails(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err        error
 		code, says string
+		passes     bool // trying again may help
 	}{
-		"by the definition": {&image.UserError{Code: image.PackageNotFound, Message: "There is no package nope."}, image.PackageNotFound, "There is no package nope."},
-		"otherwise":         {errors.New("the secret inside"), "InternalServerError", "not the definition's fault"},
+		"by the definition": {&image.UserError{Code: image.PackageNotFound, Message: "There is no package nope."}, image.PackageNotFound, "There is no package nope.", false},
+		"by the registry":   {&image.RegistryError{Message: "The registry is away."}, "RegistryNotUsable", "The registry is away.", true},
+		"otherwise":         {errors.New("the secret inside"), "InternalServerError", "not the definition's fault", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := start(t)
 			s.Want(200, "PUT", v1, "/environments/e", body("e", "nope"))
 			location := s.Want(202, "POST", v2, "/environments/e/versions/1/imageoncompute/cpu", "{}").At("location").(string)
-			s.images.answers <- tt.err
-			r := s.until(location, "Failed")
-			log := s.Blob("GET", r.At("logUrl").(string), "").Raw
-			if r.At("error.code") != tt.code || !strings.Contains(fmt.Sprint(r.At("error.message")), tt.says) || !strings.Contains(log, tt.says) || !strings.Contains(log, "the compute cpu is not used") || strings.Contains(r.Raw+log, "secret") {
+			s.Due()
+			s.answer(tt.err)
+			if tt.passes {
+				s.is(location, "Running")
+				s.Advance(3 * time.Minute)
+				s.Due()
+				s.answer(tt.err)
+			}
+			r := s.is(location, "Failed")
+			if log := s.Blob("GET", r.At("logUrl").(string), "").Raw; r.At("error.code") != tt.code || !strings.Contains(fmt.Sprint(r.At("error.message")), tt.says) || strings.Contains(r.Raw+log, "secret") ||
+				log != "Berth makes images itself; the compute cpu is not used.\nResolving.\nIt failed: "+r.At("error.message").(string)+"\n" {
 				t.Errorf("%s\n%s", r.Raw, log)
 			}
 			s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}") // it can be tried again
-			s.images.answers <- nil
-			s.until(location, "Succeeded")
+			s.is(location, "Running")
+			s.Due()
+			s.answer(nil)
+			if log := s.Blob("GET", s.is(location, "Succeeded").At("logUrl").(string), "").Raw; log != "Resolving.\nThe image is there.\n" {
+				t.Errorf("the log of the second build: %s", log)
+			}
 		})
 	}
 }
 
-// A build that Berth's end interrupted goes on when its client asks again.
+// An image is made because somebody who may write asked for it, and by nothing else.
+func TestReadingBuildsNothing(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.Want(200, "PUT", v1, "/environments/e", body("e", "numpy"))
+	const location = "/environments/e/versions/1/image"
+	reader := s.As(dataplanetest.Reader)
+	for range 2 {
+		reader.Refused(404, "ResourceNotFound", "GET", v2, location, "", "'e'", "Environment.build")
+		reader.Want(200, "GET", v1, location, "")
+		s.restart()
+		s.Due()
+	}
+	reader.Refused(403, "AuthorizationFailed", "POST", v2, location, "{}")
+	s.Due()
+	if n := s.images.begun(); n != 0 {
+		t.Fatalf("%d builds were begun", n)
+	}
+	s.Want(202, "POST", v2, location, "{}")
+	s.Due()
+	s.answer(nil)
+	s.restart()
+	if r := reader.Want(200, "GET", v2, location, ""); r.At("status") != "Succeeded" {
+		t.Errorf("the build is %s", r.Raw)
+	}
+	s.Due()
+	if n := s.images.begun(); n != 1 {
+		t.Errorf("%d builds were begun for one request", n)
+	}
+}
+
+// A build that Berth's end interrupted goes on by itself, and its log with it; one that ended does not begin again.
 func TestBuildGoesOnAfterRestart(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.Want(200, "PUT", v1, "/environments/e", body("e", "numpy"))
-	// As it is in a process that knows of no build.
-	const location = "/environments/e/versions/1/image"
-	if r := s.Want(200, "GET", v2, location, ""); r.At("status") != "Running" {
-		t.Fatalf("after a restart: %s", r.Raw)
+	location := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location").(string)
+	s.Due()
+	s.restart()
+	s.is(location, "Running")
+	s.Advance(time.Minute)
+	s.Due()
+	s.answer(nil)
+	if log := s.Blob("GET", s.is(location, "Succeeded").At("logUrl").(string), ""); log.Raw != "Resolving.\nThe image is there.\n" {
+		t.Errorf("the log is %q", log.Raw)
 	}
-	s.images.answers <- nil
-	s.until(location, "Succeeded")
+	s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}") // asked for, and not begun yet
+	s.restart()
+	s.Due()
+	s.answer(nil)
+	s.is(location, "Succeeded")
+	s.wakeAfterRestart()
+	s.is(location, "Succeeded")
+	s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}")
+	s.Due()
+	s.answer(&image.UserError{Code: image.PackageNotFound, Message: "There is none."})
+	s.wakeAfterRestart()
+	if r := s.is(location, "Failed"); r.At("error.message") != "There is none." {
+		t.Errorf("after a restart it says %s", r.Raw)
+	}
+	if n := s.images.begun(); n != 4 {
+		t.Errorf("%d builds were begun, want 4", n)
+	}
+}
+
+// wakeAfterRestart has the reconciler look at a build that has ended, and that nothing remembers.
+func (s *server) wakeAfterRestart() {
+	s.T.Helper()
+	s.restart()
+	key := s.Workspace.Child("environments", "e:1").Child("builds", "image").Key()
+	if err := s.Manager.Store.Update(s.T.Context(), func(tx store.Tx) error { return tx.Wake(key, s.Now()) }); err != nil {
+		s.T.Fatal(err)
+	}
+	s.Due()
+}
+
+// A workspace that is made anew under its name knows nothing of its predecessor's builds.
+func TestBuildsGoWithTheirWorkspace(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	const location = "/environments/e/versions/1/image"
+	for range 2 {
+		s.Want(200, "PUT", v1, "/environments/e", body("e", "numpy"))
+		s.Refused(404, "ResourceNotFound", "GET", v2, location, "")
+		if r := s.Want(200, "GET", v1, location, ""); r.At("imageExistsInRegistry") != false {
+			t.Errorf("a new workspace has an image: %s", r.Raw)
+		}
+		s.Want(202, "POST", v2, location, "{}")
+		s.Due()
+		s.answer(&image.UserError{Code: image.PackageNotFound, Message: "There is none."})
+		s.is(location, "Failed")
+		s.anew()
+	}
+	if n := s.images.begun(); n != 2 {
+		t.Errorf("%d builds were begun, want one for each workspace", n)
+	}
+}
+
+// anew deletes the workspace, and makes one of its name.
+func (s *server) anew() {
+	s.T.Helper()
+	write := func(do func(ctx context.Context, tx store.Tx, w resource.Write) (*resource.Written, error)) {
+		s.T.Helper()
+		typ, _ := s.Manager.Registry.Type("Microsoft.MachineLearningServices/workspaces")
+		err := s.Manager.Store.Update(s.T.Context(), func(tx store.Tx) error {
+			_, err := do(s.T.Context(), tx, resource.Write{ID: s.Workspace, Type: typ, Version: "2018-11-19", Doc: map[string]any{}})
+			return err
+		})
+		if err != nil {
+			s.T.Fatal(err)
+		}
+	}
+	write(s.Manager.Delete)
+	for range 10 { // a parent looks now and then whether its children are gone
+		s.Advance(10 * time.Second)
+		s.Due()
+	}
+	s.Want(404, "GET", v1, "/environments/e", "")
+	write(s.Manager.Put)
 }
 
 // The password of a base image's registry is used for builds, and shown to nobody.
@@ -350,8 +524,9 @@ func TestPasswordIsSealed(t *testing.T) {
 	}
 	s.Want(200, "PUT", v1, "/environments/e/versions/1/metadata", `{"Labels":["prod"]}`)
 	location := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location").(string)
-	s.images.answers <- nil
-	s.until(location, "Succeeded")
+	s.Due()
+	s.answer(nil)
+	s.is(location, "Succeeded")
 	if asked := s.images.asked; len(asked) != 1 || !strings.Contains(asked[0], `"password":"hunter2"`) {
 		t.Errorf("built was %q", asked)
 	}

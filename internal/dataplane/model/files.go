@@ -17,7 +17,6 @@ import (
 // Content is a model's files, as they go below azureml-models/{name}/{version} in a container.
 type Content struct {
 	Model     Model
-	Key       string // names the content: another upload under the same name has another
 	workspace *store.Resource
 	asset     *Asset
 }
@@ -45,13 +44,15 @@ func (s *Service) Load(tx store.ReadTx, workspace armid.ID, id string) (*Content
 	if err != nil {
 		return nil, err
 	}
-	return &Content{Model: doc.Properties, Key: assetRow.Key, workspace: ws, asset: &asset.Properties}, nil
+	return &Content{Model: doc.Properties, workspace: ws, asset: &asset.Properties}, nil
 }
 
 // Files lists the content's files. The base name of what was registered stays: a folder's files are below
-// its name. Errors: a file that is missing, by name.
-func (s *Service) Files(ctx context.Context, c *Content) ([]image.File, error) {
-	var out []image.File
+// its name. key says what they are: other files, or another upload in their place, have another. Errors: a file that is
+// missing, by name.
+func (s *Service) Files(ctx context.Context, c *Content) (files []image.File, key string, err error) {
+	unpack := c.Model.Unpack != nil && *c.Model.Unpack
+	said := []string{fmt.Sprint(unpack)}
 	for _, part := range c.asset.Artifacts {
 		prefix := artifact.ID(part.Prefix)
 		if part.ID != "" {
@@ -59,21 +60,27 @@ func (s *Service) Files(ctx context.Context, c *Content) ([]image.File, error) {
 		}
 		found, err := s.Artifacts.Under(ctx, c.workspace, prefix)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		if len(found) == 0 {
-			return nil, fmt.Errorf("the model '%s:%d' has no files: nothing was uploaded to %s, or it was deleted. Register the model again", c.Model.Name, c.Model.Version, prefix)
+			return nil, "", fmt.Errorf("the model '%s:%d' has no files: nothing was uploaded to %s, or it was deleted. Register the model again", c.Model.Name, c.Model.Version, prefix)
 		}
 		strip := path.Dir(strings.TrimSuffix(string(prefix), "/")) + "/"
 		for _, f := range found {
-			out = append(out, image.File{
-				Path: strings.TrimPrefix(string(f.ID), strip), Size: f.Size,
-				Open: func(ctx context.Context) (io.ReadCloser, error) { return s.Artifacts.Open(ctx, c.workspace, f.ID) },
+			sum, err := s.Artifacts.Sum(ctx, c.workspace, f)
+			if err != nil {
+				return nil, "", fmt.Errorf("looking for %s: %w", f.ID, err)
+			}
+			name := strings.TrimPrefix(string(f.ID), strip)
+			said = append(said, fmt.Sprintf("%s %q %s", f.ID, name, sum))
+			files = append(files, image.File{
+				Path: name, Size: f.Size,
+				Open: func(ctx context.Context) (io.ReadCloser, error) { return s.Artifacts.Open(ctx, c.workspace, f.ID, sum) },
 			})
 		}
 	}
-	if c.Model.Unpack != nil && *c.Model.Unpack && len(out) == 1 {
-		return s.Unpack(ctx, out[0])
+	if unpack && len(files) == 1 {
+		files, err = s.Unpack(ctx, files[0])
 	}
-	return out, nil
+	return files, strings.Join(said, "\n"), err
 }

@@ -49,7 +49,8 @@ func (s *server) load(id string) ([]image.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.models.Files(s.T.Context(), content)
+	files, _, err := s.models.Files(s.T.Context(), content)
+	return files, err
 }
 
 func TestFiles(t *testing.T) {

@@ -5,10 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/armid"
@@ -20,30 +19,6 @@ import (
 	"github.com/berthdev/berth/internal/store"
 )
 
-// builds are the images that are being made in this process. They are found in the registry
-// once they are made, so a crash loses only what was under way, and the next pass begins it again.
-type builds struct {
-	mu      sync.Mutex
-	byPlan  map[string]*build
-	slots   chan struct{}   // as many as builds may run
-	life    context.Context // ends when they are to end
-	kill    context.CancelFunc
-	running sync.WaitGroup
-}
-
-// build makes all images of one version.
-type build struct {
-	mu    sync.Mutex
-	lines []string
-	done  bool
-	made  made
-	err   error
-	at    time.Time // when it ended
-
-	before error     // what the last attempt ended in, nil for the first one
-	since  time.Time // when the first of several attempts in a row ended in an error
-}
-
 // made are the images of a version, and how its container starts.
 type made struct {
 	Image   image.Reference
@@ -52,120 +27,8 @@ type made struct {
 	Command []string
 }
 
-const (
-	buildLimit = 15 * time.Minute
-	buildKept  = 10 * time.Minute // so that the passes of a deployment find it
-	retryBuild = 5 * time.Second  // after one that failed for a reason that may pass
-	// atATime is how many versions are built at a time: each may resolve, unpack and compress gigabytes.
-	atATime = 4
-)
-
-var errEnding = errors.New("Berth is ending")
-
-// ready makes what the zero value lacks. b.mu is held.
-func (b *builds) ready() {
-	if b.byPlan == nil {
-		b.byPlan, b.slots = map[string]*build{}, make(chan struct{}, atATime)
-		b.life, b.kill = context.WithCancel(context.Background())
-	}
-}
-
-// ensure begins a version's build, or reports how it goes. wake is called when it ends.
-func (b *builds) ensure(ctx context.Context, plan string, clock func() time.Time, start func(context.Context, *build) (made, error), wake func()) *build {
-	now := clock()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.ready()
-	for key, old := range b.byPlan {
-		old.mu.Lock()
-		gone := old.done && now.Sub(old.at) > buildKept
-		old.mu.Unlock()
-		if gone {
-			delete(b.byPlan, key)
-		}
-	}
-	fresh := &build{}
-	if running, ok := b.byPlan[plan]; ok {
-		running.mu.Lock()
-		var user *image.UserError
-		again := running.done && running.err != nil && !errors.As(running.err, &user) && now.Sub(running.at) > retryBuild
-		fresh.before, fresh.since = running.err, running.since
-		running.mu.Unlock()
-		if !again {
-			return running
-		}
-	}
-	if b.life.Err() != nil {
-		return &build{done: true, err: errEnding}
-	}
-	b.byPlan[plan] = fresh
-	b.running.Go(func() {
-		m, err := b.run(ctx, func(ctx context.Context) (made, error) { return start(ctx, fresh) })
-		fresh.mu.Lock()
-		fresh.made, fresh.err, fresh.done, fresh.at = m, err, true, clock()
-		if fresh.since.IsZero() {
-			fresh.since = fresh.at
-		}
-		fresh.mu.Unlock()
-		wake()
-	})
-	return fresh
-}
-
-// run runs a build in its turn, with the values of the pass that began it but no longer than Berth runs.
-func (b *builds) run(ctx context.Context, start func(context.Context) (made, error)) (made, error) {
-	select {
-	case b.slots <- struct{}{}:
-	case <-b.life.Done():
-		return made{}, errEnding
-	}
-	defer func() { <-b.slots }()
-	if b.life.Err() != nil { // its turn came at the same moment
-		return made{}, errEnding
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), buildLimit)
-	defer cancel()
-	defer context.AfterFunc(b.life, cancel)()
-	return start(ctx)
-}
-
-// end ends all builds, and returns when they have. Later ones are not begun.
-func (b *builds) end() {
-	b.mu.Lock()
-	b.ready()
-	b.kill()
-	b.mu.Unlock()
-	b.running.Wait()
-}
-
-// Run ends the making of images with ctx, and returns when none is made any more. It is called once.
-func (s *Service) Run(ctx context.Context) error {
-	<-ctx.Done()
-	s.builds.end()
-	return nil
-}
-
-func (b *build) log(line string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.lines = append(b.lines, line)
-}
-
-// trying is for how long attempts in a row have ended in errors.
-func (b *build) trying() time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.at.Sub(b.since)
-}
-
-func (b *build) look() (lines []string, done bool, m made, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]string(nil), b.lines...), b.done, b.made, b.err
-}
-
 // make makes everything that a version's pods run.
-func (s *Service) make(ctx context.Context, workspace armid.ID, service string, v *Version, known access, b *build) (made, error) {
+func (s *Service) make(ctx context.Context, workspace armid.ID, service string, v *Version, known access, say func(string)) (made, error) {
 	req := v.Image
 	var ws *store.Resource
 	contents := make([]*model.Content, len(req.ModelIDs))
@@ -190,8 +53,12 @@ func (s *Service) make(ctx context.Context, workspace armid.ID, service string, 
 	definition, code := req.Environment, []image.File(nil)
 	codeKey, script := "", ""
 	if len(req.Assets) == 0 {
-		definition, code, script = generated(contents[0])
-		codeKey = "generated:" + string(definition) + script
+		var text string
+		definition, text = generated(contents[0])
+		script, codeKey = generatedScript, "generated:"+text
+		code = []image.File{{Path: script, Size: int64(len(text)), Open: func(context.Context) (io.ReadCloser, error) {
+			return io.NopCloser(strings.NewReader(text)), nil
+		}}}
 	} else if code, codeKey, err = s.code(ctx, ws, req); err != nil {
 		return made{}, err
 	}
@@ -210,12 +77,12 @@ func (s *Service) make(ctx context.Context, workspace armid.ID, service string, 
 	if definition, err = s.withPassword(ctx, workspace, definition, known); err != nil {
 		return made{}, err
 	}
-	b.log("Registering the environment.")
+	say("Registering the environment.")
 	m := made{Env: env.EnvironmentVariables}
-	if m.Image, err = s.Images.Environment(ctx, definition, b.log); err != nil {
+	if m.Image, err = s.Images.Environment(ctx, definition, say); err != nil {
 		return made{}, err
 	}
-	if m.Mounts, err = s.mounts(ctx, ws, req, contents, code, codeKey, b); err != nil {
+	if m.Mounts, err = s.mounts(ctx, ws, req, contents, code, codeKey, say); err != nil {
 		return made{}, err
 	}
 	if m.Env == nil {
@@ -245,7 +112,7 @@ func modelPath(c *model.Content) string {
 }
 
 // mounts makes the images of the code and of each model.
-func (s *Service) mounts(ctx context.Context, ws *store.Resource, req *ImageRequest, contents []*model.Content, code []image.File, codeKey string, b *build) ([]serving.Mount, error) {
+func (s *Service) mounts(ctx context.Context, ws *store.Resource, req *ImageRequest, contents []*model.Content, code []image.File, codeKey string, say func(string)) ([]serving.Mount, error) {
 	repo := Repositories + artifact.Unique(ws)
 	for _, c := range contents { // models are mounted into the code's folder, which nobody can write to then
 		dir := strings.TrimPrefix(modelPath(c), serving.AppRoot+"/") + "/"
@@ -253,21 +120,21 @@ func (s *Service) mounts(ctx context.Context, ws *store.Resource, req *ImageRequ
 	}
 	ref, err := s.Registry.Files(ctx, repo+"/code", codeKey, code)
 	if lost(err) {
-		return nil, &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The code of the deployment cannot be packed: %v. It was deleted or damaged after it was uploaded. Deploy again.", err)}
+		return nil, &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The code of the deployment cannot be packed: %v. It was deleted, damaged or replaced after it was uploaded. Deploy again.", err)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("packing the code: %w", err)
 	}
 	out := []serving.Mount{{Path: serving.AppRoot, Image: string(ref)}}
 	for i, c := range contents {
-		files, err := s.Models.Files(ctx, c)
+		files, key, err := s.Models.Files(ctx, c)
 		if err != nil {
 			return nil, &image.UserError{Code: "ModelNotFound", Message: err.Error()}
 		}
-		b.log("Packing the model " + req.ModelIDs[i] + ".")
-		ref, err := s.Registry.Files(ctx, repo+"/models", c.Key, files)
+		say("Packing the model " + req.ModelIDs[i] + ".")
+		ref, err := s.Registry.Files(ctx, repo+"/models", key, files)
 		if lost(err) {
-			return nil, &image.UserError{Code: "ModelNotFound", Message: fmt.Sprintf("The model '%s' cannot be packed: %v. It was deleted or damaged after it was uploaded. Register the model again.", req.ModelIDs[i], err)}
+			return nil, &image.UserError{Code: "ModelNotFound", Message: fmt.Sprintf("The model '%s' cannot be packed: %v. It was deleted, damaged or replaced after it was uploaded. Register the model again.", req.ModelIDs[i], err)}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("packing the model %s: %w", req.ModelIDs[i], err)
@@ -302,12 +169,14 @@ func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageReques
 		if len(found) != 1 {
 			return nil, "", &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The file %q of the deployment was never uploaded to %s. Deploy again.", a.ID, id)}
 		}
-		f := image.File{Path: path.Base(id), Size: found[0].Size, Open: s.opener(ws, found[0].ID)}
 		unpack := a.Unpack != nil && *a.Unpack
-		sum, err := s.Artifacts.Sum(ctx, ws, found[0].ID) // another upload to the same path is other code
+		sum, err := s.Artifacts.Sum(ctx, ws, found[0]) // another upload to the same path is other code
 		if err != nil {
 			return nil, "", err
 		}
+		f := image.File{Path: path.Base(id), Size: found[0].Size, Open: func(ctx context.Context) (io.ReadCloser, error) {
+			return s.Artifacts.Open(ctx, ws, found[0].ID, sum)
+		}}
 		key += fmt.Sprintf("%s %t %s\n", a.URL, unpack, sum)
 		if !unpack {
 			files = append(files, f)

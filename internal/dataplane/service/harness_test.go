@@ -26,6 +26,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/build"
 	"github.com/berthdev/berth/internal/dataplane/dataplanetest"
 	"github.com/berthdev/berth/internal/dataplane/environment"
 	"github.com/berthdev/berth/internal/dataplane/model"
@@ -39,6 +40,8 @@ import (
 const (
 	mms = dataplane.ModelManagement
 	ns  = "azureml-ws"
+
+	atATime = 4 // builds
 )
 
 // server is a data plane with web services on a cluster in memory. The cluster runs no pods: tests say how they do.
@@ -180,9 +183,10 @@ func start(t *testing.T) *server {
 	s.Server = dataplanetest.Start(t, func(d *dataplanetest.Server) []dataplanetest.Noun {
 		artifacts := &artifact.Service{Blobs: d.Blobs}
 		models := &model.Service{Manager: d.Manager, Artifacts: artifacts}
-		environments := &environment.Service{Manager: d.Manager, Artifacts: artifacts, Images: s.images, Logger: d.Manager.Logger}
+		builds := &build.Builds{Manager: d.Manager, AtATime: atATime}
+		environments := &environment.Service{Manager: d.Manager, Artifacts: artifacts, Images: s.images, Builds: builds, Logger: d.Manager.Logger}
 		s.services = &service.Service{
-			Manager: d.Manager, Models: models, Artifacts: artifacts, Images: s.images, Registry: s.registry, Logger: d.Manager.Logger, ScheduleWait: 5 * time.Minute,
+			Manager: d.Manager, Models: models, Artifacts: artifacts, Images: s.images, Registry: s.registry, ScheduleWait: 5 * time.Minute, Builds: builds,
 			Place: func(_ context.Context, compute armid.ID) (service.Place, error) {
 				s.mu.Lock()
 				defer s.mu.Unlock()
@@ -196,7 +200,7 @@ func start(t *testing.T) *server {
 		models.UsedBy = s.services.UsedBy
 		return []dataplanetest.Noun{artifacts, models, environments, s.services}
 	})
-	t.Cleanup(s.services.AwaitBuilds) // before the store closes
+	t.Cleanup(s.services.Builds.Wait) // before the store closes
 	s.compute("aks", resource.StateSucceeded)
 	s.Upload("code", "score.py", "def run(data): return data", "driver.py", "generated")
 	s.register("iris", "ScikitLearn")
@@ -215,9 +219,9 @@ func (s *server) restart() {
 	s.T.Helper()
 	old := s.services
 	fresh := &service.Service{
-		Manager: old.Manager, Models: old.Models, Artifacts: old.Artifacts, Images: old.Images, Registry: old.Registry, Logger: old.Logger, ScheduleWait: old.ScheduleWait, Place: old.Place, Open: s.open,
+		Manager: old.Manager, Models: old.Models, Artifacts: old.Artifacts, Images: old.Images, Registry: old.Registry, ScheduleWait: old.ScheduleWait, Builds: &build.Builds{Manager: old.Manager, AtATime: atATime}, Place: old.Place, Open: s.open,
 	}
-	s.T.Cleanup(fresh.AwaitBuilds)
+	s.T.Cleanup(fresh.Builds.Wait)
 	registry, err := resource.NewRegistry(append(old.Models.Types(), fresh.Types()...)...)
 	s.check(err)
 	s.Manager.Registry, s.services = registry, fresh
@@ -398,28 +402,12 @@ func (s *server) is(name, state string) dataplanetest.Reply {
 	return r
 }
 
-// due has the reconciler look at what is due in this millisecond, without waiting for builds.
-func (s *server) due() {
-	s.T.Helper()
-	for range 1000 {
-		ups, err := s.Manager.Store.LeaseDue(s.T.Context(), s.Now().Add(time.Millisecond), "test", time.Minute, 100)
-		s.check(err)
-		if len(ups) == 0 {
-			return
-		}
-		for _, up := range ups {
-			s.check(s.Manager.Reconcile(s.T.Context(), up))
-		}
-	}
-	s.T.Fatal("the reconciler never rests")
-}
-
 // pass has the reconciler look at what is due until the builds have ended and it has seen them.
 func (s *server) pass() {
 	s.T.Helper()
-	s.due()
-	s.services.AwaitBuilds()
-	s.due()
+	s.Due()
+	s.services.Builds.Wait()
+	s.Due()
 }
 
 // after lets time pass in one step.

@@ -1,6 +1,8 @@
 package service_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -271,24 +273,70 @@ func TestKubernetesRefuses(t *testing.T) {
 	s.ended(op, "Succeeded")
 }
 
-// Code that is uploaded to the same place again is other code.
-func TestCodeIsWhatWasUploaded(t *testing.T) {
+// Files that are uploaded to the same place again are other files, and so is an archive that is unpacked now.
+func TestImagesAreWhatWasUploaded(t *testing.T) {
 	t.Parallel()
-	s := start(t)
-	mounted := func() string {
-		t.Helper()
-		return s.kubeDeployment("iris").Spec.Template.Spec.Volumes[1].Image.Reference
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for _, err := range []error{w.WriteHeader(&tar.Header{Name: "helper.py", Mode: 0o600}), w.Close()} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	s.deploy(deployment("iris", nil))
-	first := mounted()
-	s.update("iris", "/description", "the same")
-	if got := mounted(); got != first {
-		t.Errorf("the same code is another image: %s, %s", first, got)
+	for name, tt := range map[string]struct {
+		volume        int
+		first         []string
+		second        []string // uploaded in the place of first
+		before, after func(s *server) object
+	}{
+		"code":                  {1, nil, []string{"code", "score.py", "def run(data): return 2"}, nil, nil},
+		"model":                 {2, nil, []string{"m-iris", "model.pkl", "other weights"}, nil, nil},
+		"code that is unpacked": {volume: 1, first: []string{"code", "helpers.tar", archive.String()}, before: codeWith(false), after: codeWith(true)},
+		"model that is unpacked": {volume: 2, first: []string{"m-iris", "model.pkl", archive.String()}, after: func(s *server) object {
+			s.Want(200, "POST", mms, "/models", `{"name":"iris","url":"`+s.Want(200, "GET", mms, "/models/iris:1", "").At("url").(string)+`","mimeType":"application/json","unpack":true}`)
+			return imageRequest(object{"modelIds": []string{"iris:2"}})
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t)
+			if tt.first != nil {
+				s.Upload(tt.first[0], tt.first[1:]...)
+			}
+			mounted := func() string {
+				t.Helper()
+				return s.kubeDeployment("iris").Spec.Template.Spec.Volumes[tt.volume].Image.Reference
+			}
+			request := imageRequest(nil)
+			if tt.before != nil {
+				request = tt.before(s)
+			}
+			s.deploy(deployment("iris", object{"environmentImageRequest": request}))
+			first := mounted()
+			s.update("iris", "/description", "the same")
+			if got := mounted(); got != first {
+				t.Errorf("the same is another image: %s, %s", first, got)
+			}
+			if tt.second != nil {
+				s.Upload(tt.second[0], tt.second[1:]...)
+			}
+			if tt.after != nil {
+				request = tt.after(s)
+			}
+			s.update("iris", "/description", "another", "/environmentImageRequest", request)
+			if got := mounted(); got == first {
+				t.Errorf("what is another is the same image: %s", got)
+			}
+		})
 	}
-	s.Upload("code", "score.py", "def run(data): return 2")
-	s.update("iris", "/description", "another")
-	if got := mounted(); got == first {
-		t.Errorf("other code is the same image: %s", got)
+}
+
+// codeWith is a request with an archive among the code.
+func codeWith(unpack bool) func(*server) object {
+	return func(*server) object {
+		request := imageRequest(nil)
+		request["assets"] = append(request["assets"].([]any), object{"id": "helpers.tar", "url": "aml://artifact/LocalUpload/code/helpers.tar", "mimeType": "application/octet-stream", "unpack": unpack})
+		return request
 	}
 }
 
@@ -350,11 +398,11 @@ func TestBuildsAreBounded(t *testing.T) {
 	for i := range 7 {
 		ops = append(ops, s.create(deployment(fmt.Sprintf("iris%d", i), nil)))
 	}
-	s.due()
+	s.Due()
 	s.images.begun(4)
 	ctx, end := context.WithCancel(t.Context())
 	ended := make(chan error)
-	go func() { ended <- s.services.Run(ctx) }()
+	go func() { ended <- s.services.Builds.Run(ctx) }()
 	end()
 	if err := <-ended; err != nil {
 		t.Fatal(err)

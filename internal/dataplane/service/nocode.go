@@ -1,21 +1,12 @@
 package service
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 
-	"github.com/berthdev/berth/internal/dataplane/artifact"
 	"github.com/berthdev/berth/internal/dataplane/model"
-	"github.com/berthdev/berth/internal/image"
-	"github.com/berthdev/berth/internal/store"
 )
-
-func (s *Service) opener(ws *store.Resource, id artifact.ID) func(context.Context) (io.ReadCloser, error) {
-	return func(ctx context.Context) (io.ReadCloser, error) { return s.Artifacts.Open(ctx, ws, id) }
-}
 
 // noCode reports why a model cannot be deployed without a script.
 func noCode(m model.Model) error {
@@ -76,11 +67,11 @@ def run(raw):
 `
 
 // generated is the environment and the script of a model that is deployed without any.
-func generated(c *model.Content) (definition json.RawMessage, code []image.File, script string) {
-	text, dependencies := onnxScript, []any{}
+func generated(c *model.Content) (definition json.RawMessage, script string) {
+	script, dependencies := onnxScript, []any{}
 	packages := []string{"azureml-inference-server-http", "joblib", "onnxruntime", "numpy"} // the framework's version is ONNX's, not the runtime's
 	if !strings.EqualFold(c.Model.Framework, "onnx") {
-		text = sklearnScript
+		script = sklearnScript
 		dependencies, packages = sklearn(c.Model.FrameworkVersion)
 	}
 	definition, err := json.Marshal(map[string]any{
@@ -90,10 +81,7 @@ func generated(c *model.Content) (definition json.RawMessage, code []image.File,
 	if err != nil {
 		panic(err) // strings always marshal
 	}
-	file := image.File{Path: generatedScript, Size: int64(len(text)), Open: func(context.Context) (io.ReadCloser, error) {
-		return io.NopCloser(strings.NewReader(text)), nil
-	}}
-	return definition, []image.File{file}, generatedScript
+	return definition, script
 }
 
 // sklearn is what a model of a version of scikit-learn needs, "" for any. Before 1.1.3 it had no wheels for the default

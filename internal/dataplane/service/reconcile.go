@@ -11,10 +11,10 @@ import (
 
 	"github.com/berthdev/berth/internal/arm/armerr"
 	"github.com/berthdev/berth/internal/arm/resource"
+	"github.com/berthdev/berth/internal/dataplane/build"
 	"github.com/berthdev/berth/internal/image"
 	"github.com/berthdev/berth/internal/route"
 	"github.com/berthdev/berth/internal/serving"
-	"github.com/berthdev/berth/internal/store"
 )
 
 type object = resource.Object[WebService]
@@ -29,7 +29,7 @@ const (
 	logsPoll    = 10 * time.Second       // of what containers say that start for long
 	// crashes is how often a new container may end before its deployment fails: the second time is no accident.
 	crashes = 2
-	// pullWait is how long an image, or the registry, may be out of reach: a registry that restarts is back by then.
+	// pullWait is how long an image may be out of reach of nodes: a registry that restarts is back by then.
 	pullWait = 2 * time.Minute
 	// spread is how long front ends may take to learn of a route.
 	spread = 5 * time.Second
@@ -440,14 +440,10 @@ func (s *Service) build(ctx context.Context, o *object, mem *memory, place Place
 	for name, v := range o.Spec.Properties.all() {
 		// Sending a deployment that failed again is a new generation, and so a new attempt.
 		key := fmt.Sprintf("%s %d %s", incarnation(o.Row), o.Row.Generation, name)
-		b := s.builds.ensure(ctx, key, s.Manager.Now, func(ctx context.Context, b *build) (made, error) {
-			m, err := s.make(ctx, o.ID.Parent(), o.ID.Name(), v, known[name], b)
-			if err != nil && (b.before == nil || b.before.Error() != err.Error()) {
-				s.Logger.Warn("making the images of a web service failed", "service", o.ID.Name(), "version", name, "error", err)
-			}
-			return m, err
-		}, func() { s.wake(o.Row.Key) })
-		said, done, m, err := b.look()
+		b := build.Ensure(ctx, s.Builds, key, o.Row.Key, isUsers, func(ctx context.Context, say func(string)) (made, error) {
+			return s.make(ctx, o.ID.Parent(), o.ID.Name(), v, known[name], say)
+		})
+		said, done, m, err := b.Look()
 		mem.hear(o.Now, name, said)
 		if !done {
 			wait = "the images of the deployment"
@@ -459,7 +455,7 @@ func (s *Service) build(ctx context.Context, o *object, mem *memory, place Place
 			continue
 		}
 		var refused *image.RegistryError
-		if errors.As(err, &refused) && b.trying() > pullWait {
+		if errors.As(err, &refused) && b.Hopeless() {
 			failed = &armerr.Error{Status: 400, Code: armerr.CodeRegistryNotUsable, Message: refused.Message, Target: name}
 			continue
 		}
@@ -473,12 +469,10 @@ func (s *Service) build(ctx context.Context, o *object, mem *memory, place Place
 	return next, wait, failed
 }
 
-func (s *Service) wake(key string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := s.Manager.Store.Update(ctx, func(tx store.Tx) error { return tx.Wake(key, s.Manager.Now()) }); err != nil {
-		s.Logger.Warn("a build ended, and its web service could not be woken; it looks again by itself", "resource", key, "error", err)
-	}
+// isUsers reports whether an error of a build is the request's, so that another attempt ends in it, too.
+func isUsers(err error) bool {
+	var user *image.UserError
+	return errors.As(err, &user)
 }
 
 func workload(o *object, name string, v *Version, m made, place Place) (serving.Workload, route.Version) {

@@ -477,12 +477,12 @@ func TestRestartDuringBuild(t *testing.T) {
 	open := s.images.close()
 	t.Cleanup(open)
 	op := s.create(deployment("iris", nil))
-	s.due()
+	s.Due()
 	s.is("iris", "Transitioning")
 	s.restart()
 	s.check(s.Manager.Store.WakeAll(t.Context(), s.Now(), time.Second))
 	s.Advance(2 * time.Second)
-	s.due()
+	s.Due()
 	open()
 	s.pass()
 	s.serve()
@@ -509,7 +509,7 @@ func TestOperationLog(t *testing.T) {
 	if r := s.operation(op); r.At("streamingOperationLog") != "" {
 		t.Errorf("at first it is %s", r.Raw)
 	}
-	s.due()
+	s.Due()
 	if r := s.operation(op); r.At("operationDetails.subOperationType") != "BuildEnvironment" || r.At("operationDetails.subOperationState") != "Running" {
 		t.Errorf("while images are made it is %s", r.Raw)
 	}
@@ -562,14 +562,14 @@ func TestDeleteWhileDeploying(t *testing.T) {
 			open()
 		}
 		create := s.create(deployment("iris", nil))
-		if s.due(); !building {
+		if s.Due(); !building {
 			s.pass()
 			s.kubeDeployment("iris")
 		}
 		remove := operationOf(s.Want(202, "DELETE", mms, "/services/iris", ""))
 		s.ended(create, "Cancelled")
 		s.is("iris", "Transitioning")
-		s.due()
+		s.Due()
 		if building {
 			open()
 		}

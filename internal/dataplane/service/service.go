@@ -7,7 +7,6 @@ package service
 import (
 	"context"
 	"encoding/json"
-	"log/slog"
 	"regexp"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/berthdev/berth/internal/arm/armid"
 	"github.com/berthdev/berth/internal/arm/resource"
 	"github.com/berthdev/berth/internal/dataplane/artifact"
+	"github.com/berthdev/berth/internal/dataplane/build"
 	"github.com/berthdev/berth/internal/dataplane/model"
 	"github.com/berthdev/berth/internal/image"
 	"github.com/berthdev/berth/internal/serving"
@@ -51,7 +51,6 @@ type Service struct {
 	Artifacts *artifact.Service
 	Images    Images
 	Registry  Registry
-	Logger    *slog.Logger
 	// Place finds a compute's cluster and the front end in it. Errors: *armerr.Error when the compute is not there or
 	// not usable; anything else may pass.
 	Place func(ctx context.Context, compute armid.ID) (Place, error)
@@ -60,8 +59,8 @@ type Service struct {
 	// ScheduleWait is how long pods may find no room before a deployment fails, for clusters that add nodes
 	// by themselves.
 	ScheduleWait time.Duration
-
-	builds builds
+	// Builds makes the images.
+	Builds *build.Builds
 }
 
 // Images makes the image of an environment's definition. Errors: *image.UserError when the definition cannot be met.
