@@ -48,8 +48,8 @@ func (s *Service) Load(tx store.ReadTx, workspace armid.ID, id string) (*Content
 }
 
 // Files lists the content's files. The base name of what was registered stays: a folder's files are below
-// its name. key says what they are: other files, or another upload in their place, have another. Errors: a file that is
-// missing, by name.
+// its name. key says what they are: other files, or another upload in their place, have another. Errors:
+// *image.UserError when files are missing, by name, or cannot be unpacked; others may pass.
 func (s *Service) Files(ctx context.Context, c *Content) (files []image.File, key string, err error) {
 	unpack := c.Model.Unpack != nil && *c.Model.Unpack
 	said := []string{fmt.Sprint(unpack)}
@@ -63,7 +63,7 @@ func (s *Service) Files(ctx context.Context, c *Content) (files []image.File, ke
 			return nil, "", err
 		}
 		if len(found) == 0 {
-			return nil, "", fmt.Errorf("the model '%s:%d' has no files: nothing was uploaded to %s, or it was deleted. Register the model again", c.Model.Name, c.Model.Version, prefix)
+			return nil, "", &image.UserError{Code: "ModelNotFound", Message: fmt.Sprintf("The model '%s:%d' has no files: nothing was uploaded to %s, or it was deleted. Register the model again.", c.Model.Name, c.Model.Version, prefix)}
 		}
 		strip := path.Dir(strings.TrimSuffix(string(prefix), "/")) + "/"
 		for _, f := range found {

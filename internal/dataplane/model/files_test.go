@@ -5,10 +5,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -206,8 +210,40 @@ func TestUnpackRefuses(t *testing.T) {
 		"a tar that ends in a header": {archive(t, false, entry{name: "a", text: "x"})[:100], "code.tar.gz"},
 	} {
 		opened := 0
-		if files, err := (&model.Service{Work: t.TempDir()}).Unpack(t.Context(), file(tt.content, &opened)); err == nil || !strings.Contains(err.Error(), tt.says) {
+		files, err := (&model.Service{Work: t.TempDir()}).Unpack(t.Context(), file(tt.content, &opened))
+		var user *image.UserError
+		if !errors.As(err, &user) || user.Code != "AssetNotReadable" || !strings.Contains(user.Message, tt.says) {
 			t.Errorf("%s: %d files and %v, want an error with %q", name, len(files), err, tt.says)
+		}
+	}
+}
+
+// A bucket or a disk that fails for a moment says nothing about the archive: the deployment is to be tried again.
+func TestUnpackErrorsThatPass(t *testing.T) {
+	t.Parallel()
+	whole := archive(t, true, entry{name: "a", text: strings.Repeat("x", 1<<16)})
+	away := errors.New("the bucket is away")
+	broken := image.File{Path: "code.tar.gz", Size: int64(len(whole)), Open: func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(io.MultiReader(bytes.NewReader(whole[:len(whole)/2]), iotest.ErrReader(away))), nil
+	}}
+	notFolder := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(notFolder, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opened := 0
+	for what, try := range map[string]func() ([]image.File, error){
+		"the bucket": func() ([]image.File, error) { return (&model.Service{Work: t.TempDir()}).Unpack(t.Context(), broken) },
+		"the disk": func() ([]image.File, error) {
+			return (&model.Service{Work: notFolder}).Unpack(t.Context(), file(whole, &opened))
+		},
+	} {
+		_, err := try()
+		var user *image.UserError
+		if err == nil || errors.As(err, &user) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if what == "the bucket" && !errors.Is(err, away) {
+			t.Errorf("the cause is not in %v", err)
 		}
 	}
 }

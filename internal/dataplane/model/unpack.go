@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -28,14 +29,22 @@ const (
 )
 
 // Unpack lists the files in a tar file, compressed or not. It reads the archive once: what is in it lies in a
-// file without a name, whose space is free again when nobody has the list any more.
+// file without a name, whose space is free again when nobody has the list any more. Errors: *image.UserError when
+// the archive is the reason; others may pass.
 func (s *Service) Unpack(ctx context.Context, archive image.File) (files []image.File, err error) {
 	src, err := archive.Open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, src.Close()) }()
-	content, err := decompress(src)
+	from := &source{Reader: src}
+	defer func() {
+		var spooled *fs.PathError
+		if err != nil && from.err == nil && ctx.Err() == nil && !errors.As(err, &spooled) {
+			err = &image.UserError{Code: "AssetNotReadable", Message: err.Error()}
+		}
+		err = errors.Join(err, src.Close())
+	}()
+	content, err := decompress(from)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking %s: %w", archive.Path, err)
 	}
@@ -59,6 +68,20 @@ func (s *Service) Unpack(ctx context.Context, archive image.File) (files []image
 		return nil, fmt.Errorf("unpacking %s: %w", archive.Path, err)
 	}
 	return slices.SortedFunc(maps.Values(u.files), func(a, b image.File) int { return strings.Compare(a.Path, b.Path) }), nil
+}
+
+// source keeps the error of what an archive is read from, to tell it from one of the archive.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
 }
 
 func decompress(src io.Reader) (io.Reader, error) {

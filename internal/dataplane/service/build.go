@@ -120,19 +120,19 @@ func (s *Service) mounts(ctx context.Context, ws *store.Resource, req *ImageRequ
 	}
 	ref, err := s.Registry.Files(ctx, repo+"/code", codeKey, code)
 	if lost(err) {
-		return nil, &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The code of the deployment cannot be packed: %v. It was deleted, damaged or replaced after it was uploaded. Deploy again.", err)}
+		return nil, codeLost(err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("packing the code: %w", err)
 	}
 	out := []serving.Mount{{Path: serving.AppRoot, Image: string(ref)}}
 	for i, c := range contents {
-		files, key, err := s.Models.Files(ctx, c)
-		if err != nil {
-			return nil, &image.UserError{Code: "ModelNotFound", Message: err.Error()}
-		}
 		say("Packing the model " + req.ModelIDs[i] + ".")
-		ref, err := s.Registry.Files(ctx, repo+"/models", key, files)
+		files, key, err := s.Models.Files(ctx, c)
+		var ref image.Reference
+		if err == nil {
+			ref, err = s.Registry.Files(ctx, repo+"/models", key, files)
+		}
 		if lost(err) {
 			return nil, &image.UserError{Code: "ModelNotFound", Message: fmt.Sprintf("The model '%s' cannot be packed: %v. It was deleted, damaged or replaced after it was uploaded. Register the model again.", req.ModelIDs[i], err)}
 		}
@@ -142,6 +142,10 @@ func (s *Service) mounts(ctx context.Context, ws *store.Resource, req *ImageRequ
 		out = append(out, serving.Mount{Path: modelPath(c), Image: string(ref)})
 	}
 	return out, nil
+}
+
+func codeLost(err error) error {
+	return &image.UserError{Code: "AssetNotFound", Message: fmt.Sprintf("The code of the deployment cannot be packed: %v. It was deleted, damaged or replaced after it was uploaded. Deploy again.", err)}
 }
 
 // lost reports whether a file is not as it was uploaded, which trying again does not change.
@@ -183,8 +187,11 @@ func (s *Service) code(ctx context.Context, ws *store.Resource, req *ImageReques
 			continue
 		}
 		inside, err := s.Models.Unpack(ctx, f)
+		if lost(err) {
+			return nil, "", codeLost(err)
+		}
 		if err != nil {
-			return nil, "", &image.UserError{Code: "AssetNotReadable", Message: err.Error()}
+			return nil, "", err
 		}
 		files = append(files, inside...)
 	}
