@@ -29,14 +29,12 @@ import (
 
 	"github.com/berthdev/berth/internal/frontend"
 	"github.com/berthdev/berth/internal/frontend/kube"
+	"github.com/berthdev/berth/internal/route"
 	"github.com/berthdev/berth/internal/tracing"
 )
 
-const (
-	plainPort, securePort, statusPort = 8080, 8443, 8081
-	// drain bounds how long a front end that is to stop finishes requests.
-	drain = 60 * time.Second
-)
+// drain bounds how long a front end that is to stop finishes requests.
+const drain = 60 * time.Second
 
 func main() {
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, nil))
@@ -47,7 +45,7 @@ func main() {
 }
 
 func run(logger *slog.Logger) error {
-	namespace, ip := os.Getenv("POD_NAMESPACE"), os.Getenv("POD_IP")
+	namespace, ip := os.Getenv(route.NamespaceVariable), os.Getenv(route.AddressVariable)
 	if namespace == "" || ip == "" {
 		return errors.New("POD_NAMESPACE and POD_IP are not set; attaching a cluster starts the front end with them")
 	}
@@ -71,14 +69,14 @@ func run(logger *slog.Logger) error {
 	var stopping atomic.Bool
 	status := http.NewServeMux()
 	status.Handle("/metrics", front.Metrics())
-	status.HandleFunc("/healthz/live", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
-	status.HandleFunc("/healthz/ready", func(w http.ResponseWriter, _ *http.Request) {
+	status.HandleFunc(route.LivePath, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	status.HandleFunc(route.ReadyPath, func(w http.ResponseWriter, _ *http.Request) {
 		if !watcher.Ready() || stopping.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
 	servers := []*http.Server{
-		server(plainPort, front), server(securePort, front), server(kube.PeersPort, front.Inner()), server(statusPort, status),
+		server(route.HTTPPort, front), server(route.HTTPSPort, front), server(route.PeersPort, front.Inner()), server(route.StatusPort, status),
 	}
 	servers[1].TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: watcher.Certificate}
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

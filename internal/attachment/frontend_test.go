@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/berthdev/berth/internal/route"
 )
 
 var holder = Attachment{
@@ -151,7 +153,7 @@ func TestFrontEndPod(t *testing.T) {
 		t.Errorf("an update interrupts requests: %+v, %+v", r, k.Lifecycle)
 	}
 	for key, v := range d.Spec.Selector.MatchLabels {
-		for _, name := range []string{frontEndName, peersName} {
+		for _, name := range []string{frontEndName, route.PeersService} {
 			if d.Spec.Template.Labels[key] != v || serviceOf(t, c, name).Spec.Selector[key] != v {
 				t.Errorf("%s=%s does not select the front end's pods everywhere", key, v)
 			}
@@ -197,20 +199,20 @@ func TestInstallIsIdempotent(t *testing.T) {
 	t.Parallel()
 	c, f := installed(t, func(f *FrontEnd) { f.Internal, f.Certificate, f.Key = true, []byte("cert"), []byte("key") })
 	services := c.CoreV1().Services(holder.Namespace())
-	public, peers := serviceOf(t, c, frontEndName), serviceOf(t, c, peersName)
+	public, peers := serviceOf(t, c, frontEndName), serviceOf(t, c, route.PeersService)
 	public.Annotations["cloud.example/id"], public.Finalizers = "17", []string{"service.kubernetes.io/load-balancer-cleanup"}
 	public.Spec.ClusterIP, public.Spec.Ports[0].NodePort, public.Spec.Ports[0].Protocol = "10.0.0.1", 30123, corev1.ProtocolTCP
-	peers.Spec.Type, peers.Spec.Ports[0].TargetPort = corev1.ServiceTypeClusterIP, intstr.FromInt32(peersPort)
+	peers.Spec.Type, peers.Spec.Ports[0].TargetPort = corev1.ServiceTypeClusterIP, intstr.FromInt32(route.PeersPort)
 	for _, s := range []*corev1.Service{public, peers} {
 		must(services.Update(t.Context(), s, metav1.UpdateOptions{}))
 	}
-	token := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), peersSecretName, metav1.GetOptions{})).Data["token"]
+	token := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), route.PeersSecret, metav1.GetOptions{})).Data["token"]
 	changes(c)
 	install(t, c, f)
 	if got := changes(c); len(got) > 0 {
 		t.Errorf("the second time changed %v", got)
 	}
-	again := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), peersSecretName, metav1.GetOptions{})).Data["token"]
+	again := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), route.PeersSecret, metav1.GetOptions{})).Data["token"]
 	if len(token) < 32 || string(token) != string(again) {
 		t.Errorf("what front ends show each other changed from %q to %q", token, again)
 	}
@@ -316,7 +318,7 @@ func TestCertificate(t *testing.T) {
 	for _, cert := range []string{"", "one", "two", "", ""} {
 		f.Certificate, f.Key = []byte(cert), []byte(strings.Repeat("k", len(cert)))
 		install(t, c, f)
-		s, err := c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), certificateName, metav1.GetOptions{})
+		s, err := c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), route.CertificateSecret, metav1.GetOptions{})
 		if (err == nil) != (cert != "") || err == nil && (string(s.Data["cert.pem"]) != cert || string(s.Data["key.pem"]) != string(f.Key)) {
 			t.Errorf("with the certificate %q the cluster has %v, %v", cert, s, err)
 		}
