@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -29,15 +30,17 @@ import (
 
 // Names of the front end's objects, the original's where it has them. What the front end itself relies on is in package route.
 const (
-	frontEndName      = "azureml-fe"
-	envSecretName     = "azureml-fe-env"
-	envFilesDir       = "/etc/azureml-fe"
-	envSum            = "berth.dev/env" // annotation of pods: changes with their environment, so that they are replaced
-	modelPolicyName   = "berth-models"
-	PullSecret        = "berth-registry" // with which the namespace's pods fetch images
-	frontEndSpec      = "berth.dev/spec" // annotation: what Berth wrote, so that drift and changes are seen
-	propagation       = 3                // seconds that a front end goes on after it left the load balancer
-	terminationPeriod = 90
+	frontEndName    = "azureml-fe"
+	envSecretName   = "azureml-fe-env"
+	envFilesDir     = "/etc/azureml-fe"
+	envSum          = "berth.dev/env" // annotation of pods: changes with their environment, so that they are replaced
+	modelPolicyName = "berth-models"
+	PullSecret      = "berth-registry" // with which the namespace's pods fetch images
+	frontEndSpec    = "berth.dev/spec" // annotation: what Berth wrote, so that drift and changes are seen
+	propagation     = 3                // seconds that a front end goes on after it left the load balancer
+	// terminationPeriod is how long a front end may take to stop, in seconds. It ends as soon as its requests have; the last
+	// seconds are for its last traces.
+	terminationPeriod = propagation + int64(route.MaxDrain/time.Second) + 15
 	memoryLimit       = "512Mi"
 	memoryTarget      = "440MiB" // for Go: where it collects garbage as often as it takes, before the limit ends it
 
@@ -329,7 +332,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: frontEndPods, Annotations: podAnnotations},
 				Spec: corev1.PodSpec{
-					ServiceAccountName: frontEndName, EnableServiceLinks: ptr(false), TerminationGracePeriodSeconds: ptr(int64(terminationPeriod)),
+					ServiceAccountName: frontEndName, EnableServiceLinks: ptr(false), TerminationGracePeriodSeconds: ptr(terminationPeriod),
 					ImagePullSecrets: []corev1.LocalObjectReference{{Name: PullSecret}},
 					SecurityContext:  &corev1.PodSecurityContext{RunAsNonRoot: ptr(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 					TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{

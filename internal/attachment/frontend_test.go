@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -151,6 +152,9 @@ func TestFrontEndPod(t *testing.T) {
 	r := d.Spec.Strategy.RollingUpdate
 	if r.MaxUnavailable.IntValue() != 0 || r.MaxSurge.IntValue() != 1 || k.Lifecycle.PreStop.Sleep.Seconds < 1 || *p.TerminationGracePeriodSeconds <= k.Lifecycle.PreStop.Sleep.Seconds || k.ReadinessProbe == nil {
 		t.Errorf("an update interrupts requests: %+v, %+v", r, k.Lifecycle)
+	}
+	if grace := time.Duration(*p.TerminationGracePeriodSeconds-k.Lifecycle.PreStop.Sleep.Seconds) * time.Second; grace <= route.MaxDrain {
+		t.Errorf("a front end has %v to finish requests, and may take %v", grace, route.MaxDrain)
 	}
 	for key, v := range d.Spec.Selector.MatchLabels {
 		for _, name := range []string{frontEndName, route.PeersService} {

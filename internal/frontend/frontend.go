@@ -57,6 +57,15 @@ type version struct {
 	series series
 }
 
+// cold is how long a request waits when there is no pod at all, if that is longer than QueueWait: a version that sleeps is
+// woken by its first request.
+func (v *version) cold() time.Duration {
+	if v.Scale.Auto && v.Scale.Min == 0 {
+		return max(v.Timeout, route.DefaultTimeout)
+	}
+	return 0
+}
+
 // New makes a front end without services.
 func New(logger *slog.Logger) *FrontEnd {
 	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1)}
@@ -122,6 +131,18 @@ func (f *FrontEnd) SetPods(workload string, pods map[string]bool) {
 	f.mu.Unlock()
 	p.setPods(pods)
 	f.wakeScaler()
+}
+
+// Longest is how long a request that is here may take: its wait for a pod, the scoring, and a minute for a client that is
+// slow. It is the most that a service of now allows.
+func (f *FrontEnd) Longest() time.Duration {
+	most := time.Duration(0)
+	for _, e := range f.all() {
+		for _, v := range e.versions {
+			most = max(most, max(v.QueueWait, v.cold())+v.Timeout)
+		}
+	}
+	return most + stall
 }
 
 // service finds a service by name.

@@ -135,6 +135,26 @@ func TestQueueWait(t *testing.T) {
 	}
 }
 
+// A front end that stops goes by the service whose requests may take longest, sleeping ones included.
+func TestLongest(t *testing.T) {
+	t.Parallel()
+	f := New(quiet)
+	want := func(d time.Duration) {
+		t.Helper()
+		if got := f.Longest(); got != d {
+			t.Errorf("a request may take %v, want %v", got, d)
+		}
+	}
+	want(stall)
+	f.SetRoute(service(t, "iris"))
+	want(stall + route.DefaultQueueWait + route.DefaultTimeout)
+	f.SetRoute(service(t, "slow", func(r *route.Route) { r.Versions[0].QueueWait, r.Versions[0].Timeout = time.Minute, time.Hour }))
+	want(stall + time.Minute + time.Hour)
+	f.RemoveRoute("slow")
+	f.SetRoute(service(t, "sleeps", auto(0, 1, time.Second), func(r *route.Route) { r.Versions[0].QueueWait, r.Versions[0].Timeout = 0, time.Second }))
+	want(stall + route.DefaultTimeout + time.Second)
+}
+
 // acquired takes a pod in a bubble without waiting.
 func acquired(t *testing.T, p *pool) *pod {
 	t.Helper()

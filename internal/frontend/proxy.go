@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/berthdev/berth/internal/frontend/wire"
-	"github.com/berthdev/berth/internal/route"
 )
 
 var dialer = &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}
@@ -265,16 +264,12 @@ func (c *passage) forward() {
 		c.failed(err)
 		return
 	}
-	cold := time.Duration(0)
-	if v.Scale.Auto && v.Scale.Min == 0 {
-		cold = max(v.Timeout, route.DefaultTimeout) // a version that sleeps is woken by its first request
-	}
 	head := newBuffer(2 << 10)
 	defer head.free()
 	var out wire.Request
 	for n := 1; ; n++ {
 		wait := c.queued()
-		d, why := v.pool.acquire(ctx, v.QueueWait, cold)
+		d, why := v.pool.acquire(ctx, v.QueueWait, v.cold())
 		wait.served(why)
 		if d == nil {
 			c.refused(why)

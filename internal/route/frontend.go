@@ -1,5 +1,7 @@
 package route
 
+import "time"
+
 // What attaching puts into a workspace's namespace for its front ends, and these rely on. Names are the original's where it
 // has them.
 const (
@@ -26,3 +28,7 @@ const (
 	ReadyPath = "/healthz/ready"
 	LivePath  = "/healthz/live"
 )
+
+// MaxDrain bounds how long a front end that is to stop finishes requests: a pod's end has to be agreed with Kubernetes before
+// anybody knows the services. It is the longest scoring timeout, and some minutes for the queue and for slow clients.
+const MaxDrain = 65 * time.Minute
