@@ -11,7 +11,6 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strconv"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/berthdev/berth/internal/digest"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -36,7 +36,7 @@ const (
 	envSum          = "berth.dev/env" // annotation of pods: changes with their environment, so that they are replaced
 	modelPolicyName = "berth-models"
 	PullSecret      = "berth-registry" // with which the namespace's pods fetch images
-	frontEndSpec    = "berth.dev/spec" // annotation: what Berth wrote, so that drift and changes are seen
+	frontEndSpec    = "berth.dev/spec" // annotation: digest of what Berth wants, so that its changes are seen
 	propagation     = 3                // seconds that a front end goes on after it left the load balancer
 	// terminationPeriod is how long a front end may take to stop, in seconds. It ends as soon as its requests have; the last
 	// seconds are for its last traces.
@@ -294,11 +294,15 @@ func (a Attachment) deployFrontEnd(ctx context.Context, c kubernetes.Interface, 
 	return nil
 }
 
-// asWritten reports whether a deployment is the one that Berth wants, and nobody changed what it runs.
+// asWritten reports whether a deployment is the one that Berth wants, and nobody changed what Berth says of it. What others
+// added stays, and so do the container's CPU and memory, which Azure ML lets a cluster's owner change.
 func asWritten(have, want *appsv1.Deployment) bool {
-	h, w := have.Spec.Template.Spec.Containers, want.Spec.Template.Spec.Containers
-	return have.Annotations[frontEndSpec] == want.Annotations[frontEndSpec] && have.Spec.Replicas != nil && *have.Spec.Replicas == *want.Spec.Replicas &&
-		len(h) > 0 && h[0].Image == w[0].Image
+	if have.Annotations[frontEndSpec] != want.Annotations[frontEndSpec] || len(have.Spec.Template.Spec.Containers) != 1 {
+		return false
+	}
+	spec := want.Spec.DeepCopy()
+	spec.Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{}
+	return equality.Semantic.DeepDerivative(spec, &have.Spec)
 }
 
 func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
@@ -306,19 +310,13 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}}
 	}
 	probe := func(path string, period int32) *corev1.Probe {
-		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(route.StatusPort)}}, PeriodSeconds: period, TimeoutSeconds: 2, FailureThreshold: 3}
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(route.StatusPort)}}, PeriodSeconds: period, TimeoutSeconds: 2, FailureThreshold: 3, SuccessThreshold: 1}
 	}
 	meta := a.meta(frontEndName)
-	said := []string{f.Image, strconv.Itoa(f.Replicas)}
-	env, podAnnotations := f.environmentSum(), map[string]string(nil)
-	if env != "" {
-		said, podAnnotations = append(said, env), map[string]string{envSum: env}
+	podAnnotations := map[string]string(nil)
+	if env := f.environmentSum(); env != "" {
+		podAnnotations = map[string]string{envSum: env}
 	}
-	sum, err := json.Marshal(said)
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	meta.Annotations[frontEndSpec] = string(sum)
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	requests[corev1.ResourceCPU], requests[corev1.ResourceMemory] = quantityOf("50m"), quantityOf("64Mi")
 	limits[corev1.ResourceMemory] = quantityOf(memoryLimit)
@@ -354,6 +352,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 		},
 	}
 	f.addEnvironment(&d.Spec.Template.Spec)
+	d.Annotations[frontEndSpec] = digest.Of(d)
 	return d
 }
 
