@@ -9,6 +9,7 @@
 package frontend
 
 import (
+	"context"
 	"iter"
 	"log/slog"
 	"slices"
@@ -20,9 +21,9 @@ import (
 	"github.com/berthdev/berth/internal/route"
 )
 
-// Scaler changes the replicas of a workload.
+// Scaler changes the replicas of a workload. It is asked about several at a time, but never twice about one.
 type Scaler interface {
-	Scale(workload string, replicas int) error
+	Scale(ctx context.Context, workload string, replicas int) error
 }
 
 // FrontEnd routes requests. Make it with New.

@@ -384,8 +384,8 @@ func (w *Watcher) replicas(name string) (int, bool) {
 }
 
 // Scale implements frontend.Scaler.
-func (w *Watcher) Scale(workload string, replicas int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func (w *Watcher) Scale(ctx context.Context, workload string, replicas int) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"replicas": replicas}})
 	if err != nil {

@@ -494,7 +494,7 @@ func TestScale(t *testing.T) {
 			t.Error("there are replicas of what is not there")
 		}
 		w.api.ClearActions()
-		if err := w.scaler.Scale("iris", 5); err != nil {
+		if err := w.scaler.Scale(t.Context(), "iris", 5); err != nil {
 			t.Fatal(err)
 		}
 		var patches []string
@@ -507,7 +507,7 @@ func TestScale(t *testing.T) {
 			t.Errorf("patches (-want +got):\n%s", d)
 		}
 		w.setDown(true)
-		if err := w.scaler.Scale("iris", 6); err == nil || !strings.Contains(err.Error(), "setting the replicas of iris") {
+		if err := w.scaler.Scale(t.Context(), "iris", 6); err == nil || !strings.Contains(err.Error(), "setting the replicas of iris") {
 			t.Errorf("scaling without an API server: %v", err)
 		}
 	})
