@@ -91,7 +91,7 @@ func (f *FrontEnd) wakeScaler() {
 	}
 }
 
-// pool returns a workload's pool, which outlives changes of routes. f.mu is held.
+// pool returns a workload's pool, which outlives changes of routes as long as forget does not find it useless. f.mu is held.
 func (f *FrontEnd) pool(workload string) *pool {
 	p := f.pools[workload]
 	if p == nil {
@@ -101,19 +101,41 @@ func (f *FrontEnd) pool(workload string) *pool {
 	return p
 }
 
+// forget drops a workload's pool when no route leads to it and it has no pods. Who waits there waits in vain, and has what
+// they need of it. f.mu is held.
+func (f *FrontEnd) forget(workload string) {
+	if p := f.pools[workload]; p != nil && p.routes == 0 && p.empty() {
+		delete(f.pools, workload)
+	}
+}
+
+// leave is what routes led to before: other routes, or none, have taken their place. f.mu is held.
+func (f *FrontEnd) leave(e *entry) {
+	if e == nil {
+		return
+	}
+	for _, v := range e.versions {
+		v.pool.routes--
+		f.forget(v.Workload)
+	}
+}
+
 // SetRoute makes the front end follow a route.
 func (f *FrontEnd) SetRoute(r *route.Route) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	before := f.service(r.Service)
 	e := &entry{route: r, tokens: &tokens{verified: map[string]time.Time{}}}
 	for i := range r.Versions {
 		v := &version{Version: &r.Versions[i], pool: f.pool(r.Versions[i].Workload)}
 		v.series = series{metrics: f.metrics, service: r.Service, version: v.Name}
+		v.pool.routes++
 		v.pool.setLimit(v.MaxConcurrent)
 		e.versions = append(e.versions, v)
 	}
 	e.split = newSplitter(r, e.versions)
 	f.services.Store(r.Service, e)
+	f.leave(before)
 	f.wakeScaler()
 }
 
@@ -121,6 +143,7 @@ func (f *FrontEnd) SetRoute(r *route.Route) {
 func (f *FrontEnd) RemoveRoute(service string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.leave(f.service(service))
 	f.services.Delete(service)
 	f.metrics.forget(service)
 }
@@ -128,9 +151,9 @@ func (f *FrontEnd) RemoveRoute(service string) {
 // SetPods says which pods a workload has (true: usable), by address.
 func (f *FrontEnd) SetPods(workload string, pods map[string]bool) {
 	f.mu.Lock()
-	p := f.pool(workload)
+	f.pool(workload).setPods(pods)
+	f.forget(workload)
 	f.mu.Unlock()
-	p.setPods(pods)
 	f.wakeScaler()
 }
 
