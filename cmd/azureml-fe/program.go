@@ -108,6 +108,7 @@ func (p *program) drain(servers ...*http.Server) {
 func server(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		HTTP2:    &http.HTTP2Config{MaxReceiveBufferPerStream: frontend.StreamBuffer},
 		ErrorLog: log.New(io.Discard, "", 0), // clients that break a handshake are not news
 	}
 }

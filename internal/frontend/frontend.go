@@ -34,6 +34,7 @@ type FrontEnd struct {
 	model   *wire.Client // to pods
 	peer    *wire.Client // to other front ends
 	traced  *traced
+	room    *room
 
 	services sync.Map // name to *entry; requests read it without a lock
 	peers    atomic.Pointer[peers]
@@ -49,6 +50,7 @@ type entry struct {
 	versions []*version
 	tokens   *tokens
 	split    *splitter
+	share    *share                    // outlives the route, as requests do
 	owner    atomic.Pointer[ownership] // found by the first request that needs it
 }
 
@@ -69,7 +71,7 @@ func (v *version) cold() time.Duration {
 
 // New makes a front end without services.
 func New(logger *slog.Logger) *FrontEnd {
-	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1)}
+	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1), room: newRoom()}
 	f.metrics = newMetrics(loads{f})
 	f.peers.Store(&peers{})
 	f.model = &wire.Client{DialContext: dialer.DialContext, IdleFor: podIdle}
@@ -125,7 +127,10 @@ func (f *FrontEnd) SetRoute(r *route.Route) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	before := f.service(r.Service)
-	e := &entry{route: r, tokens: &tokens{verified: map[string]time.Time{}}}
+	e := &entry{route: r, tokens: &tokens{verified: map[string]time.Time{}}, share: &share{}}
+	if before != nil {
+		e.share = before.share
+	}
 	for i := range r.Versions {
 		v := &version{Version: &r.Versions[i], pool: f.pool(r.Versions[i].Workload)}
 		v.series = series{metrics: f.metrics, service: r.Service, version: v.Name}

@@ -72,6 +72,7 @@ type passage struct {
 	sent    *upload
 	early   *buffer   // a small body, read; nil otherwise
 	body    io.Reader // any other
+	held    int64     // of the front end's room
 }
 
 // ServeHTTP answers callers.
@@ -125,7 +126,11 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 			return
 		}
 	}
-	defer func() { c.early.free() }()
+	defer func() { c.early.free(); c.letGo() }()
+	if !c.hold(c.size()) {
+		f.refuse(w, c.service, http.StatusServiceUnavailable, "FrontEndOverloaded", fmt.Sprintf("So many requests for service %s wait that there is no memory for more of them here (overloaded). Raise the number of replicas, lower the target utilization, or send smaller bodies.", c.service))
+		return
+	}
 	if !fromPeer && c.passOn() {
 		return
 	}
@@ -275,6 +280,7 @@ func (c *passage) forward() {
 			c.refused(why)
 			return
 		}
+		c.letGo() // the number of those who have a pod is bounded otherwise
 		way := c.leaves("ask a replica", d.addr, n)
 		if n == 1 || way != nil { // each try has a place in the trace, of which the header tells
 			head.b = c.toPod(head.b[:0])
@@ -310,7 +316,7 @@ func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
 		c.failed(errors.New("the model switched protocols, which it was not asked to do"))
 		return
 	}
-	if n := a.ContentLength; a.Empty() || n > 0 && n <= small {
+	if n := a.ContentLength; a.Empty() || n > 0 && n <= small && c.hold(n) {
 		// One that breaks off can then still become an error that says so, and no pod has to wait for a client that
 		// reads slowly.
 		var body *buffer
