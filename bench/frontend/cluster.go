@@ -22,7 +22,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/berthdev/berth/internal/frontend/kube"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -92,7 +91,7 @@ func startCluster(ctx context.Context, procs *processes, libexec string) (*clust
 	}
 	// With what they show each other, a front end decides for each request whose it is.
 	_, err = api.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: kube.PeersSecret}, Data: map[string][]byte{"token": []byte("bench")},
+		ObjectMeta: metav1.ObjectMeta{Name: route.PeersSecret}, Data: map[string][]byte{route.TokenEntry: []byte("bench")},
 	}, metav1.CreateOptions{})
 	return c, err
 }

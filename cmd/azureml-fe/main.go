@@ -5,37 +5,27 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"log"
 	"log/slog"
-	"net/http"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities, and collectors may be on the internet
-	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/berthdev/berth/internal/frontend"
 	"github.com/berthdev/berth/internal/frontend/kube"
+	"github.com/berthdev/berth/internal/route"
 	"github.com/berthdev/berth/internal/tracing"
-)
-
-const (
-	plainPort, securePort, statusPort = 8080, 8443, 8081
-	// drain bounds how long a front end that is to stop finishes requests.
-	drain = 60 * time.Second
 )
 
 func main() {
@@ -47,7 +37,7 @@ func main() {
 }
 
 func run(logger *slog.Logger) error {
-	namespace, ip := os.Getenv("POD_NAMESPACE"), os.Getenv("POD_IP")
+	namespace, ip := os.Getenv(route.NamespaceVariable), os.Getenv(route.AddressVariable)
 	if namespace == "" || ip == "" {
 		return errors.New("POD_NAMESPACE and POD_IP are not set; attaching a cluster starts the front end with them")
 	}
@@ -68,66 +58,12 @@ func run(logger *slog.Logger) error {
 	front := frontend.New(logger)
 	front.Trace(traces)
 	watcher := &kube.Watcher{API: api, Namespace: namespace, Self: ip, Front: front, Log: logger}
-	var stopping atomic.Bool
-	status := http.NewServeMux()
-	status.Handle("/metrics", front.Metrics())
-	status.HandleFunc("/healthz/live", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
-	status.HandleFunc("/healthz/ready", func(w http.ResponseWriter, _ *http.Request) {
-		if !watcher.Ready() || stopping.Load() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	})
-	servers := []*http.Server{
-		server(plainPort, front), server(securePort, front), server(kube.PeersPort, front.Inner()), server(statusPort, status),
-	}
-	servers[1].TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: watcher.Certificate}
+	p := program{front: front, watcher: watcher, log: logger, listen: func(port int) (net.Listener, error) {
+		return new(net.ListenConfig).Listen(context.Background(), "tcp", ":"+strconv.Itoa(port))
+	}}
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	watching, forget := context.WithCancel(context.Background())
-	defer forget()
-	group, ctx := errgroup.WithContext(stop)
-	for i, s := range servers {
-		group.Go(func() error {
-			if i != len(servers)-1 { // until it knows the services, callers and other front ends are better off elsewhere
-				select {
-				case <-watcher.Learned():
-				case <-ctx.Done():
-					return nil
-				}
-			}
-			listen := s.ListenAndServe
-			if s.TLSConfig != nil {
-				listen = func() error { return s.ListenAndServeTLS("", "") }
-			}
-			if err := listen(); !errors.Is(err, http.ErrServerClosed) {
-				return err
-			}
-			return nil
-		})
-	}
-	group.Go(func() error { return watcher.Run(watching) })
-	group.Go(func() error { collectLess(ctx); return nil })
-	group.Go(func() error {
-		<-ctx.Done()
-		stopping.Store(true)
-		end, cancel := context.WithTimeout(context.Background(), drain)
-		defer cancel()
-		var errs []error
-		for _, s := range servers {
-			errs = append(errs, s.Shutdown(end))
-		}
-		forget()
-		return errors.Join(errs...)
-	})
-	return group.Wait()
-}
-
-// server has limits for what comes before a body; bodies and answers take as long as models do.
-func server(port int, h http.Handler) *http.Server {
-	return &http.Server{
-		Addr: ":" + strconv.Itoa(port), Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: log.New(io.Discard, "", 0), // clients that break a handshake are not news
-	}
+	return p.run(stop)
 }
 
 // heapFloor is the size below which the heap may grow before it is collected, in bytes. Go lets it double, which for a small

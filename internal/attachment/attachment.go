@@ -1,6 +1,6 @@
 // Package attachment puts a workspace's part into a Kubernetes cluster and takes it out
-// again: a namespace, a service account with the rights that deployments need and no
-// more, and a lease that says who holds it. It speaks the Kubernetes API only and knows
+// again: a namespace, a lease that says who holds it, and the front end, whose service account has
+// the rights to learn and to scale and no more. It speaks the Kubernetes API only and knows
 // nothing of ARM; IDs are labels to it.
 //
 // The one invariant: everything is in the one namespace of the workspace, so removing that
@@ -19,7 +19,6 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,11 +28,8 @@ import (
 	"github.com/berthdev/berth/internal/cluster"
 )
 
-// Names of what is put into a workspace's namespace.
 const (
-	accountName = "berth-deployer"
-	roleName    = "berth-deployer"
-	leaseName   = "berth-attachment"
+	leaseName = "berth-attachment"
 
 	managedByLabel    = "app.kubernetes.io/managed-by"
 	installationLabel = "berth.dev/installation"
@@ -147,18 +143,6 @@ func (a Attachment) owns(ns *corev1.Namespace) bool {
 	return ns.Labels[installationLabel] == a.Installation
 }
 
-// rights are what deploying models needs inside the namespace, and nothing outside of it.
-var rights = []rbacv1.PolicyRule{
-	{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
-	{APIGroups: []string{"apps"}, Resources: []string{"deployments/scale"}, Verbs: []string{"get", "update", "patch"}},
-	{APIGroups: []string{"apps"}, Resources: []string{"replicasets"}, Verbs: []string{"get", "list", "watch"}},
-	{APIGroups: []string{""}, Resources: []string{"services", "configmaps", "secrets"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
-	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch", "delete"}},
-	{APIGroups: []string{""}, Resources: []string{"pods/log", "events"}, Verbs: []string{"get", "list", "watch"}},
-	{APIGroups: []string{"policy"}, Resources: []string{"poddisruptionbudgets"}, Verbs: []string{"get", "list", "watch", "create", "update", "patch", "delete"}},
-	{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"get", "create", "update"}},
-}
-
 // Prepare puts the workspace's part into the cluster, with its front end unless f is nil. It is idempotent
 // and repairs what was changed. Errors: *HeldError when another compute holds it.
 func (Kubernetes) Prepare(ctx context.Context, kubeconfig []byte, a Attachment, f *FrontEnd) error {
@@ -184,25 +168,6 @@ func (Kubernetes) Prepare(ctx context.Context, kubeconfig []byte, a Attachment, 
 	}
 	if err := hold(ctx, c, ns, a); err != nil {
 		return err
-	}
-	account := &corev1.ServiceAccount{ObjectMeta: a.meta(accountName)}
-	if _, err := c.CoreV1().ServiceAccounts(ns).Create(ctx, account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating the service account: %w", err)
-	}
-	role := &rbacv1.Role{ObjectMeta: a.meta(roleName), Rules: rights}
-	_, err = c.RbacV1().Roles(ns).Create(ctx, role, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		_, err = c.RbacV1().Roles(ns).Update(ctx, role, metav1.UpdateOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("granting the rights for deployments: %w", err)
-	}
-	binding := &rbacv1.RoleBinding{
-		ObjectMeta: a.meta(roleName), RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: roleName},
-		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: accountName, Namespace: ns}},
-	}
-	if _, err := c.RbacV1().RoleBindings(ns).Create(ctx, binding, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("binding the rights for deployments: %w", err)
 	}
 	if f == nil {
 		return nil

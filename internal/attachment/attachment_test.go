@@ -38,6 +38,10 @@ func newCluster(t *testing.T) (kubernetes.Interface, []byte, func()) {
 	return clustertest.Client(t, p, spec.ID, cluster.RoleAdmin), k.Data, func() { w.Vanish(spec.ID) }
 }
 
+func frontEnd() *attachment.FrontEnd {
+	return &attachment.FrontEnd{Image: "registry.test/fe@sha256:1", Version: "1", Registry: []byte(`{"auths":{}}`), Replicas: 1}
+}
+
 func TestInspect_R3(t *testing.T) {
 	t.Parallel()
 	client, config, vanish := newCluster(t)
@@ -73,7 +77,7 @@ func TestPrepare_A6_AttachDetachAttach(t *testing.T) {
 	before := namespaces(t, client)
 	for range 2 {
 		for range 2 {
-			if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, nil); err != nil {
+			if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, frontEnd()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -81,7 +85,11 @@ func TestPrepare_A6_AttachDetachAttach(t *testing.T) {
 		if err != nil || namespace.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
 			t.Fatalf("namespace %+v: %v", namespace, err)
 		}
-		binding, err := client.RbacV1().RoleBindings(ns).Get(t.Context(), "berth-deployer", metav1.GetOptions{})
+		lease, err := client.CoordinationV1().Leases(ns).Get(t.Context(), "berth-attachment", metav1.GetOptions{})
+		if err != nil || lease.Spec.HolderIdentity == nil || !strings.HasPrefix(*lease.Spec.HolderIdentity, "inst:") {
+			t.Fatalf("lease %+v: %v", lease, err)
+		}
+		binding, err := client.RbacV1().RoleBindings(ns).Get(t.Context(), "azureml-fe", metav1.GetOptions{})
 		if err != nil || len(binding.Subjects) != 1 || binding.RoleRef.Kind != "Role" || binding.Subjects[0].Namespace != ns {
 			t.Fatalf("binding %+v: %v", binding, err)
 		}
@@ -100,19 +108,19 @@ func TestPrepare_A6_AttachDetachAttach(t *testing.T) {
 	}
 }
 
-// The account that deploys can do what deploying takes, and can neither change its own rights nor
-// read other namespaces.
+// Of all that is in the cluster only the front end has rights. It can neither change them nor read other namespaces.
 func TestPrepare_LeastRights(t *testing.T) {
 	t.Parallel()
 	client, config, _ := newCluster(t)
 	a := attached("ws", "c")
-	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, nil); err != nil {
+	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, frontEnd()); err != nil {
 		t.Fatal(err)
 	}
-	role, err := client.RbacV1().Roles(a.Namespace()).Get(t.Context(), "berth-deployer", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
+	roles, err := client.RbacV1().Roles(a.Namespace()).List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(roles.Items) != 1 {
+		t.Fatalf("the roles are %+v: %v", roles, err)
 	}
+	role := &roles.Items[0]
 	for _, r := range role.Rules {
 		for _, words := range [][]string{r.APIGroups, r.Resources, r.Verbs} {
 			for _, w := range words {
@@ -131,10 +139,10 @@ func TestPrepare_LeastRights(t *testing.T) {
 	if _, err := client.RbacV1().Roles(a.Namespace()).Update(t.Context(), role, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, nil); err != nil {
+	if err := (attachment.Kubernetes{}).Prepare(t.Context(), config, a, frontEnd()); err != nil {
 		t.Fatal(err)
 	}
-	if role, err = client.RbacV1().Roles(a.Namespace()).Get(t.Context(), "berth-deployer", metav1.GetOptions{}); err != nil || len(role.Rules) < 2 {
+	if role, err = client.RbacV1().Roles(a.Namespace()).Get(t.Context(), role.Name, metav1.GetOptions{}); err != nil || len(role.Rules) < 2 {
 		t.Errorf("the role is not repaired: %+v %v", role, err)
 	}
 }

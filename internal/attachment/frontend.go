@@ -11,7 +11,7 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strconv"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -24,27 +24,23 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/berthdev/berth/internal/digest"
 	"github.com/berthdev/berth/internal/route"
 )
 
-// Names of the front end's objects, the original's where it has them.
+// Names of the front end's objects, the original's where it has them. What the front end itself relies on is in package route.
 const (
-	frontEndName      = "azureml-fe"
-	peersName         = "azureml-fe-int-http"
-	peersSecretName   = "azureml-fe-peers"
-	envSecretName     = "azureml-fe-env"
-	envFilesDir       = "/etc/azureml-fe"
-	envSum            = "berth.dev/env" // annotation of pods: changes with their environment, so that they are replaced
-	certificateName   = "azuremlfessl"
-	modelPolicyName   = "berth-models"
-	PullSecret        = "berth-registry" // with which the namespace's pods fetch images
-	frontEndSpec      = "berth.dev/spec" // annotation: what Berth wrote, so that drift and changes are seen
-	httpPort          = 8080
-	httpsPort         = 8443
-	statusPort        = 8081
-	peersPort         = 9001
-	propagation       = 3 // seconds that a front end goes on after it left the load balancer
-	terminationPeriod = 90
+	frontEndName    = "azureml-fe"
+	envSecretName   = "azureml-fe-env"
+	envFilesDir     = "/etc/azureml-fe"
+	envSum          = "berth.dev/env" // annotation of pods: changes with their environment, so that they are replaced
+	modelPolicyName = "berth-models"
+	PullSecret      = "berth-registry" // with which the namespace's pods fetch images
+	frontEndSpec    = "berth.dev/spec" // annotation: digest of what Berth wants, so that its changes are seen
+	propagation     = 3                // seconds that a front end goes on after it left the load balancer
+	// terminationPeriod is how long a front end may take to stop, in seconds. It ends as soon as its requests have; the last
+	// seconds are for its last traces.
+	terminationPeriod = propagation + int64(route.MaxDrain/time.Second) + 15
 	memoryLimit       = "512Mi"
 	memoryTarget      = "440MiB" // for Go: where it collects garbage as often as it takes, before the limit ends it
 
@@ -164,7 +160,7 @@ func (a Attachment) secrets(ctx context.Context, c kubernetes.Interface, ns stri
 	}
 	var token [24]byte
 	_, _ = rand.Read(token[:]) // it never fails
-	peers := &corev1.Secret{ObjectMeta: a.meta(peersSecretName), Data: map[string][]byte{"token": []byte(hex.EncodeToString(token[:]))}}
+	peers := &corev1.Secret{ObjectMeta: a.meta(route.PeersSecret), Data: map[string][]byte{route.TokenEntry: []byte(hex.EncodeToString(token[:]))}}
 	if _, err := c.CoreV1().Secrets(ns).Create(ctx, peers, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
@@ -172,9 +168,9 @@ func (a Attachment) secrets(ctx context.Context, c kubernetes.Interface, ns stri
 		return err
 	}
 	if len(f.Certificate) == 0 {
-		return removeSecret(ctx, c, ns, certificateName)
+		return removeSecret(ctx, c, ns, route.CertificateSecret)
 	}
-	return putSecret(ctx, c, ns, &corev1.Secret{ObjectMeta: a.meta(certificateName), Data: map[string][]byte{"cert.pem": f.Certificate, "key.pem": f.Key}})
+	return putSecret(ctx, c, ns, &corev1.Secret{ObjectMeta: a.meta(route.CertificateSecret), Data: map[string][]byte{route.CertificateEntry: f.Certificate, route.KeyEntry: f.Key}})
 }
 
 // environment is what a secret has of the front end's environment.
@@ -232,15 +228,15 @@ func (a Attachment) frontEndServices(f *FrontEnd) []*corev1.Service {
 	public := &corev1.Service{ObjectMeta: a.meta(frontEndName), Spec: corev1.ServiceSpec{
 		Type: corev1.ServiceTypeLoadBalancer, Selector: frontEndPods,
 		Ports: []corev1.ServicePort{
-			{Name: "http", Port: 80, TargetPort: intstr.FromInt32(httpPort)},
-			{Name: "https", Port: 443, TargetPort: intstr.FromInt32(httpsPort)},
+			{Name: "http", Port: 80, TargetPort: intstr.FromInt32(route.HTTPPort)},
+			{Name: "https", Port: 443, TargetPort: intstr.FromInt32(route.HTTPSPort)},
 		},
 	}}
 	if f.Internal {
 		public.Annotations[internalBalancer] = "true"
 	}
-	inner := &corev1.Service{ObjectMeta: a.meta(peersName), Spec: corev1.ServiceSpec{
-		ClusterIP: corev1.ClusterIPNone, Selector: frontEndPods, Ports: []corev1.ServicePort{{Name: "peers", Port: peersPort}},
+	inner := &corev1.Service{ObjectMeta: a.meta(route.PeersService), Spec: corev1.ServiceSpec{
+		ClusterIP: corev1.ClusterIPNone, Selector: frontEndPods, Ports: []corev1.ServicePort{{Name: "peers", Port: route.PeersPort}},
 	}}
 	return []*corev1.Service{public, inner}
 }
@@ -298,11 +294,15 @@ func (a Attachment) deployFrontEnd(ctx context.Context, c kubernetes.Interface, 
 	return nil
 }
 
-// asWritten reports whether a deployment is the one that Berth wants, and nobody changed what it runs.
+// asWritten reports whether a deployment is the one that Berth wants, and nobody changed what Berth says of it. What others
+// added stays, and so do the container's CPU and memory, which Azure ML lets a cluster's owner change.
 func asWritten(have, want *appsv1.Deployment) bool {
-	h, w := have.Spec.Template.Spec.Containers, want.Spec.Template.Spec.Containers
-	return have.Annotations[frontEndSpec] == want.Annotations[frontEndSpec] && have.Spec.Replicas != nil && *have.Spec.Replicas == *want.Spec.Replicas &&
-		len(h) > 0 && h[0].Image == w[0].Image
+	if have.Annotations[frontEndSpec] != want.Annotations[frontEndSpec] || len(have.Spec.Template.Spec.Containers) != 1 {
+		return false
+	}
+	spec := want.Spec.DeepCopy()
+	spec.Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{}
+	return equality.Semantic.DeepDerivative(spec, &have.Spec)
 }
 
 func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
@@ -310,19 +310,13 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 		return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}}
 	}
 	probe := func(path string, period int32) *corev1.Probe {
-		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(statusPort)}}, PeriodSeconds: period, TimeoutSeconds: 2, FailureThreshold: 3}
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(route.StatusPort)}}, PeriodSeconds: period, TimeoutSeconds: 2, FailureThreshold: 3, SuccessThreshold: 1}
 	}
 	meta := a.meta(frontEndName)
-	said := []string{f.Image, strconv.Itoa(f.Replicas)}
-	env, podAnnotations := f.environmentSum(), map[string]string(nil)
-	if env != "" {
-		said, podAnnotations = append(said, env), map[string]string{envSum: env}
+	podAnnotations := map[string]string(nil)
+	if env := f.environmentSum(); env != "" {
+		podAnnotations = map[string]string{envSum: env}
 	}
-	sum, err := json.Marshal(said)
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	meta.Annotations[frontEndSpec] = string(sum)
 	requests, limits := corev1.ResourceList{}, corev1.ResourceList{}
 	requests[corev1.ResourceCPU], requests[corev1.ResourceMemory] = quantityOf("50m"), quantityOf("64Mi")
 	limits[corev1.ResourceMemory] = quantityOf(memoryLimit)
@@ -336,7 +330,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: frontEndPods, Annotations: podAnnotations},
 				Spec: corev1.PodSpec{
-					ServiceAccountName: frontEndName, EnableServiceLinks: ptr(false), TerminationGracePeriodSeconds: ptr(int64(terminationPeriod)),
+					ServiceAccountName: frontEndName, EnableServiceLinks: ptr(false), TerminationGracePeriodSeconds: ptr(terminationPeriod),
 					ImagePullSecrets: []corev1.LocalObjectReference{{Name: PullSecret}},
 					SecurityContext:  &corev1.PodSecurityContext{RunAsNonRoot: ptr(true), SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 					TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{
@@ -344,13 +338,13 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 					}},
 					Containers: []corev1.Container{{
 						Name: frontEndName, Image: f.Image, ImagePullPolicy: corev1.PullIfNotPresent,
-						Env:   []corev1.EnvVar{fromField("POD_IP", "status.podIP"), fromField("POD_NAMESPACE", "metadata.namespace"), {Name: "GOMEMLIMIT", Value: memoryTarget}},
-						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: httpPort}, {Name: "https", ContainerPort: httpsPort}, {Name: "peers", ContainerPort: peersPort}, {Name: "status", ContainerPort: statusPort}},
+						Env:   []corev1.EnvVar{fromField(route.AddressVariable, "status.podIP"), fromField(route.NamespaceVariable, "metadata.namespace"), {Name: "GOMEMLIMIT", Value: memoryTarget}},
+						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: route.HTTPPort}, {Name: "https", ContainerPort: route.HTTPSPort}, {Name: "peers", ContainerPort: route.PeersPort}, {Name: "status", ContainerPort: route.StatusPort}},
 						SecurityContext: &corev1.SecurityContext{
 							AllowPrivilegeEscalation: ptr(false), ReadOnlyRootFilesystem: ptr(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 						},
 						Resources:      corev1.ResourceRequirements{Requests: requests, Limits: limits},
-						ReadinessProbe: probe("/healthz/ready", 1), LivenessProbe: probe("/healthz/live", 10),
+						ReadinessProbe: probe(route.ReadyPath, 1), LivenessProbe: probe(route.LivePath, 10),
 						Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: propagation}}},
 					}},
 				},
@@ -358,6 +352,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 		},
 	}
 	f.addEnvironment(&d.Spec.Template.Spec)
+	d.Annotations[frontEndSpec] = digest.Of(d)
 	return d
 }
 
@@ -431,7 +426,7 @@ func (a Attachment) frontEnd(ctx context.Context, c kubernetes.Interface) (Front
 	case err != nil || d.Status.AvailableReplicas == 0:
 		s.Waiting = "its first replica to serve (kubectl -n " + ns + " get pods -l app=azureml-fe)"
 	}
-	_, err = c.CoreV1().Secrets(ns).Get(ctx, certificateName, metav1.GetOptions{})
+	_, err = c.CoreV1().Secrets(ns).Get(ctx, route.CertificateSecret, metav1.GetOptions{})
 	s.TLS = err == nil
 	if err != nil && !apierrors.IsNotFound(err) {
 		return s, fmt.Errorf("reading the front end's certificate: %w", err)

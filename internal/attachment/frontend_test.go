@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -18,6 +19,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/berthdev/berth/internal/digest"
+	"github.com/berthdev/berth/internal/route"
 )
 
 var holder = Attachment{
@@ -150,8 +154,11 @@ func TestFrontEndPod(t *testing.T) {
 	if r.MaxUnavailable.IntValue() != 0 || r.MaxSurge.IntValue() != 1 || k.Lifecycle.PreStop.Sleep.Seconds < 1 || *p.TerminationGracePeriodSeconds <= k.Lifecycle.PreStop.Sleep.Seconds || k.ReadinessProbe == nil {
 		t.Errorf("an update interrupts requests: %+v, %+v", r, k.Lifecycle)
 	}
+	if grace := time.Duration(*p.TerminationGracePeriodSeconds-k.Lifecycle.PreStop.Sleep.Seconds) * time.Second; grace <= route.MaxDrain {
+		t.Errorf("a front end has %v to finish requests, and may take %v", grace, route.MaxDrain)
+	}
 	for key, v := range d.Spec.Selector.MatchLabels {
-		for _, name := range []string{frontEndName, peersName} {
+		for _, name := range []string{frontEndName, route.PeersService} {
 			if d.Spec.Template.Labels[key] != v || serviceOf(t, c, name).Spec.Selector[key] != v {
 				t.Errorf("%s=%s does not select the front end's pods everywhere", key, v)
 			}
@@ -195,24 +202,90 @@ func TestReplicas(t *testing.T) {
 // What is as it should be is left alone, also where Kubernetes and its cloud filled things in.
 func TestInstallIsIdempotent(t *testing.T) {
 	t.Parallel()
-	c, f := installed(t, func(f *FrontEnd) { f.Internal, f.Certificate, f.Key = true, []byte("cert"), []byte("key") })
+	c, f := installed(t, func(f *FrontEnd) {
+		f.Internal, f.Certificate, f.Key = true, []byte("cert"), []byte("key")
+		f.Env, f.EnvFiles = map[string]string{"A": "1"}, map[string][]byte{"F": []byte("f")}
+	})
 	services := c.CoreV1().Services(holder.Namespace())
-	public, peers := serviceOf(t, c, frontEndName), serviceOf(t, c, peersName)
+	public, peers := serviceOf(t, c, frontEndName), serviceOf(t, c, route.PeersService)
 	public.Annotations["cloud.example/id"], public.Finalizers = "17", []string{"service.kubernetes.io/load-balancer-cleanup"}
 	public.Spec.ClusterIP, public.Spec.Ports[0].NodePort, public.Spec.Ports[0].Protocol = "10.0.0.1", 30123, corev1.ProtocolTCP
-	peers.Spec.Type, peers.Spec.Ports[0].TargetPort = corev1.ServiceTypeClusterIP, intstr.FromInt32(peersPort)
+	peers.Spec.Type, peers.Spec.Ports[0].TargetPort = corev1.ServiceTypeClusterIP, intstr.FromInt32(route.PeersPort)
+	d := deploymentOf(t, c)
+	filledIn(d)
+	d.Spec.Template.Spec.Containers[0].Resources.Limits[corev1.ResourceMemory] = quantityOf("1Gi") // the cluster's owner may
+	must(c.AppsV1().Deployments(holder.Namespace()).Update(t.Context(), d, metav1.UpdateOptions{}))
 	for _, s := range []*corev1.Service{public, peers} {
 		must(services.Update(t.Context(), s, metav1.UpdateOptions{}))
 	}
-	token := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), peersSecretName, metav1.GetOptions{})).Data["token"]
+	token := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), route.PeersSecret, metav1.GetOptions{})).Data["token"]
 	changes(c)
 	install(t, c, f)
 	if got := changes(c); len(got) > 0 {
 		t.Errorf("the second time changed %v", got)
 	}
-	again := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), peersSecretName, metav1.GetOptions{})).Data["token"]
+	again := must(c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), route.PeersSecret, metav1.GetOptions{})).Data["token"]
 	if len(token) < 32 || string(token) != string(again) {
 		t.Errorf("what front ends show each other changed from %q to %q", token, again)
+	}
+}
+
+// filledIn makes a deployment of Berth's what an API server and its controllers make of it.
+func filledIn(d *appsv1.Deployment) {
+	d.Generation, d.UID, d.ResourceVersion = 1, "17", "5"
+	d.Annotations["deployment.kubernetes.io/revision"] = "1"
+	d.Spec.ProgressDeadlineSeconds = ptr(int32(600))
+	p := &d.Spec.Template.Spec
+	p.RestartPolicy, p.DNSPolicy, p.SchedulerName, p.DeprecatedServiceAccount = corev1.RestartPolicyAlways, corev1.DNSClusterFirst, corev1.DefaultSchedulerName, p.ServiceAccountName
+	for _, v := range p.Volumes {
+		v.Secret.DefaultMode = ptr(int32(0o644))
+	}
+	k := &p.Containers[0]
+	k.TerminationMessagePath, k.TerminationMessagePolicy = corev1.TerminationMessagePathDefault, corev1.TerminationMessageReadFile
+	for i := range k.Ports {
+		k.Ports[i].Protocol = corev1.ProtocolTCP
+	}
+	for _, p := range []*corev1.Probe{k.ReadinessProbe, k.LivenessProbe} {
+		p.HTTPGet.Scheme, p.SuccessThreshold = corev1.URISchemeHTTP, 1
+	}
+	for i := range k.Env {
+		if from := k.Env[i].ValueFrom; from != nil && from.FieldRef != nil {
+			from.FieldRef.APIVersion = "v1"
+		}
+	}
+}
+
+// All that Berth says of the deployment counts, so that whatever a new release changes reaches clusters that have a front end.
+func TestDigestOfFrontEnd(t *testing.T) {
+	t.Parallel()
+	build := func() *appsv1.Deployment {
+		return holder.frontEndDeployment(&FrontEnd{Image: "i", Replicas: 1, Env: map[string]string{"A": "1", "B": "2", "C": "3"}, EnvFiles: map[string][]byte{"F": []byte("f"), "G": []byte("g")}})
+	}
+	want := build()
+	for range 20 {
+		if diff := cmp.Diff(want, build()); diff != "" {
+			t.Fatalf("the same front end is another each time, and would be replaced for ever (-first +now):\n%s", diff)
+		}
+	}
+	for name, change := range map[string]func(*appsv1.Deployment){
+		"a limit": func(d *appsv1.Deployment) {
+			d.Spec.Template.Spec.Containers[0].Resources.Limits[corev1.ResourceMemory] = quantityOf("1Gi")
+		},
+		"a probe":     func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].LivenessProbe.PeriodSeconds++ },
+		"a port":      func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Ports[0].ContainerPort++ },
+		"a variable":  func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Env[2].Value = "1GiB" },
+		"the rollout": func(d *appsv1.Deployment) { d.Spec.Strategy.RollingUpdate.MaxSurge = ptr(intstr.FromInt32(2)) },
+		"replicas":    func(d *appsv1.Deployment) { d.Spec.Replicas = ptr(int32(3)) },
+		"a label":     func(d *appsv1.Deployment) { d.Labels["x"] = "y" },
+	} {
+		d := build()
+		delete(d.Annotations, frontEndSpec)
+		if got := digest.Of(d); got != want.Annotations[frontEndSpec] {
+			t.Fatalf("the digest %s is not that of the whole, %s", want.Annotations[frontEndSpec], got)
+		}
+		if change(d); digest.Of(d) == want.Annotations[frontEndSpec] {
+			t.Errorf("another release changes %s, and the digest stays", name)
+		}
 	}
 }
 
@@ -240,7 +313,25 @@ func TestInstallRepairs(t *testing.T) {
 	}{
 		{"scaled to nothing", changedDeployment(func(d *appsv1.Deployment) { d.Spec.Replicas = ptr(int32(0)) })},
 		{"another image", changedDeployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "other" })},
-		{"an older Berth's", changedDeployment(func(d *appsv1.Deployment) { d.Annotations[frontEndSpec] = "[]" })},
+		{"an older Berth's", changedDeployment(func(d *appsv1.Deployment) {
+			d.Annotations[frontEndSpec] = "[]"
+			d.Spec.Template.Spec.Containers[0].Resources.Limits[corev1.ResourceMemory] = quantityOf("1Gi")
+		})},
+		{"another probe", changedDeployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].ReadinessProbe.PeriodSeconds = 60 })},
+		{"another variable", changedDeployment(func(d *appsv1.Deployment) {
+			e := d.Spec.Template.Spec.Containers[0].Env
+			e[len(e)-1].Value = "1GiB"
+		})},
+		{"fewer ports", changedDeployment(func(d *appsv1.Deployment) {
+			k := &d.Spec.Template.Spec.Containers[0]
+			k.Ports = k.Ports[:2]
+		})},
+		{"less time to stop", changedDeployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.TerminationGracePeriodSeconds = ptr(int64(1)) })},
+		{"more rights in the container", changedDeployment(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].SecurityContext = nil })},
+		{"another container", changedDeployment(func(d *appsv1.Deployment) {
+			p := &d.Spec.Template.Spec
+			p.Containers = append(p.Containers, corev1.Container{Name: "other"})
+		})},
 		{"no longer a load balancer", changedService(func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })},
 		{"another selector", changedService(func(s *corev1.Service) { s.Spec.Selector = map[string]string{"app": "x"} })},
 		{"another port", changedService(func(s *corev1.Service) { s.Spec.Ports[0].TargetPort = intstr.FromInt32(1) })},
@@ -316,7 +407,7 @@ func TestCertificate(t *testing.T) {
 	for _, cert := range []string{"", "one", "two", "", ""} {
 		f.Certificate, f.Key = []byte(cert), []byte(strings.Repeat("k", len(cert)))
 		install(t, c, f)
-		s, err := c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), certificateName, metav1.GetOptions{})
+		s, err := c.CoreV1().Secrets(holder.Namespace()).Get(t.Context(), route.CertificateSecret, metav1.GetOptions{})
 		if (err == nil) != (cert != "") || err == nil && (string(s.Data["cert.pem"]) != cert || string(s.Data["key.pem"]) != string(f.Key)) {
 			t.Errorf("with the certificate %q the cluster has %v, %v", cert, s, err)
 		}

@@ -9,6 +9,7 @@
 package frontend
 
 import (
+	"context"
 	"iter"
 	"log/slog"
 	"slices"
@@ -20,9 +21,9 @@ import (
 	"github.com/berthdev/berth/internal/route"
 )
 
-// Scaler changes the replicas of a workload.
+// Scaler changes the replicas of a workload. It is asked about several at a time, but never twice about one.
 type Scaler interface {
-	Scale(workload string, replicas int) error
+	Scale(ctx context.Context, workload string, replicas int) error
 }
 
 // FrontEnd routes requests. Make it with New.
@@ -33,6 +34,7 @@ type FrontEnd struct {
 	model   *wire.Client // to pods
 	peer    *wire.Client // to other front ends
 	traced  *traced
+	room    *room
 
 	services sync.Map // name to *entry; requests read it without a lock
 	peers    atomic.Pointer[peers]
@@ -48,6 +50,7 @@ type entry struct {
 	versions []*version
 	tokens   *tokens
 	split    *splitter
+	share    *share                    // outlives the route, as requests do
 	owner    atomic.Pointer[ownership] // found by the first request that needs it
 }
 
@@ -57,9 +60,18 @@ type version struct {
 	series series
 }
 
+// cold is how long a request waits when there is no pod at all, if that is longer than QueueWait: a version that sleeps is
+// woken by its first request.
+func (v *version) cold() time.Duration {
+	if v.Scale.Auto && v.Scale.Min == 0 {
+		return max(v.Timeout, route.DefaultTimeout)
+	}
+	return 0
+}
+
 // New makes a front end without services.
 func New(logger *slog.Logger) *FrontEnd {
-	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1)}
+	f := &FrontEnd{log: logger, now: time.Now, pools: map[string]*pool{}, wake: make(chan struct{}, 1), room: newRoom()}
 	f.metrics = newMetrics(loads{f})
 	f.peers.Store(&peers{})
 	f.model = &wire.Client{DialContext: dialer.DialContext, IdleFor: podIdle}
@@ -81,7 +93,7 @@ func (f *FrontEnd) wakeScaler() {
 	}
 }
 
-// pool returns a workload's pool, which outlives changes of routes. f.mu is held.
+// pool returns a workload's pool, which outlives changes of routes as long as forget does not find it useless. f.mu is held.
 func (f *FrontEnd) pool(workload string) *pool {
 	p := f.pools[workload]
 	if p == nil {
@@ -91,19 +103,44 @@ func (f *FrontEnd) pool(workload string) *pool {
 	return p
 }
 
+// forget drops a workload's pool when no route leads to it and it has no pods. Who waits there waits in vain, and has what
+// they need of it. f.mu is held.
+func (f *FrontEnd) forget(workload string) {
+	if p := f.pools[workload]; p != nil && p.routes == 0 && p.empty() {
+		delete(f.pools, workload)
+	}
+}
+
+// leave is what routes led to before: other routes, or none, have taken their place. f.mu is held.
+func (f *FrontEnd) leave(e *entry) {
+	if e == nil {
+		return
+	}
+	for _, v := range e.versions {
+		v.pool.routes--
+		f.forget(v.Workload)
+	}
+}
+
 // SetRoute makes the front end follow a route.
 func (f *FrontEnd) SetRoute(r *route.Route) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e := &entry{route: r, tokens: &tokens{verified: map[string]time.Time{}}}
+	before := f.service(r.Service)
+	e := &entry{route: r, tokens: &tokens{verified: map[string]time.Time{}}, share: &share{}}
+	if before != nil {
+		e.share = before.share
+	}
 	for i := range r.Versions {
 		v := &version{Version: &r.Versions[i], pool: f.pool(r.Versions[i].Workload)}
 		v.series = series{metrics: f.metrics, service: r.Service, version: v.Name}
+		v.pool.routes++
 		v.pool.setLimit(v.MaxConcurrent)
 		e.versions = append(e.versions, v)
 	}
 	e.split = newSplitter(r, e.versions)
 	f.services.Store(r.Service, e)
+	f.leave(before)
 	f.wakeScaler()
 }
 
@@ -111,6 +148,7 @@ func (f *FrontEnd) SetRoute(r *route.Route) {
 func (f *FrontEnd) RemoveRoute(service string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.leave(f.service(service))
 	f.services.Delete(service)
 	f.metrics.forget(service)
 }
@@ -118,10 +156,22 @@ func (f *FrontEnd) RemoveRoute(service string) {
 // SetPods says which pods a workload has (true: usable), by address.
 func (f *FrontEnd) SetPods(workload string, pods map[string]bool) {
 	f.mu.Lock()
-	p := f.pool(workload)
+	f.pool(workload).setPods(pods)
+	f.forget(workload)
 	f.mu.Unlock()
-	p.setPods(pods)
 	f.wakeScaler()
+}
+
+// Longest is how long a request that is here may take: its wait for a pod, the scoring, and a minute for a client that is
+// slow. It is the most that a service of now allows.
+func (f *FrontEnd) Longest() time.Duration {
+	most := time.Duration(0)
+	for _, e := range f.all() {
+		for _, v := range e.versions {
+			most = max(most, max(v.QueueWait, v.cold())+v.Timeout)
+		}
+	}
+	return most + stall
 }
 
 // service finds a service by name.

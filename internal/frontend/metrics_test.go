@@ -45,7 +45,7 @@ func TestMetrics(t *testing.T) {
 			score(t, c, "iris", "x").want(t, 200, "model", "")
 		}
 		score(t, c, "rose", "x").want(t, 404, "router", "UnknownService")
-		f.scale(f.now(), map[string]*history{}, nil, nil)
+		f.scaling(nil, nil).look(t.Context(), f.now())
 		all := scrape(t, f)
 		line := regexp.MustCompile(`^(# (HELP|TYPE) [a-z_]+ .+|[a-z_]+(\{([a-z]+="[^"]*",?)*\})? [0-9.e+-]+)$`)
 		for l := range strings.Lines(all) {

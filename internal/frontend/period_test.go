@@ -2,6 +2,7 @@ package frontend
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -12,17 +13,22 @@ func TestDecisionsKeepToThePeriod(t *testing.T) {
 	bubble(t, func(t *testing.T, _ *network, f *FrontEnd) {
 		f.SetRoute(service(t, "iris", auto(1, 4, time.Second)))
 		f.SetPods("iris", up("pod:5001"))
-		began, histories := time.Now(), map[string]*history{}
+		began := time.Now()
 		d := &deployments{sizes: map[string]int{"iris": 1}, began: began}
-		f.scale(began, histories, d, d.replicas)
+		s := f.scaling(d, d.replicas)
+		look := func(after time.Duration) {
+			s.look(t.Context(), began.Add(after))
+			synctest.Wait()
+		}
+		look(0)
 		if pod, why := f.pools["iris"].acquire(t.Context(), 0, 0); pod == nil {
 			t.Fatalf("no pod: %v", why)
 		}
-		f.scale(began.Add(3*lookEvery), histories, d, d.replicas)
+		look(3 * lookEvery)
 		if got := d.seen(); got != "" {
 			t.Errorf("scaled %q before the period was over", got)
 		}
-		f.scale(began.Add(time.Second-time.Millisecond), histories, d, d.replicas)
+		look(time.Second - time.Millisecond)
 		if got, _ := d.replicas("iris"); got != 2 {
 			t.Errorf("%d replicas a period after the last look, want 2", got)
 		}

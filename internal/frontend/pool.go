@@ -21,6 +21,7 @@ type pool struct {
 	queue   []*waiter
 	changed func() // told when a request finds no pod at all, so that scaling need not wait for its next look
 	last    time.Time
+	routes  int // versions of routes that lead here; guarded by the front end
 }
 
 type pod struct {
@@ -75,6 +76,13 @@ func (p *pool) setPods(pods map[string]bool) {
 		d.usable = usable
 	}
 	p.hand()
+}
+
+// empty reports whether there are no pods.
+func (p *pool) empty() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.pods) == 0
 }
 
 // free is the usable pod with least to do, nil when all are busy. One with nothing to do ends the search.

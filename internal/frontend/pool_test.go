@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -133,6 +134,78 @@ func TestQueueWait(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A front end that stops goes by the service whose requests may take longest, sleeping ones included.
+func TestLongest(t *testing.T) {
+	t.Parallel()
+	f := New(quiet)
+	want := func(d time.Duration) {
+		t.Helper()
+		if got := f.Longest(); got != d {
+			t.Errorf("a request may take %v, want %v", got, d)
+		}
+	}
+	want(stall)
+	f.SetRoute(service(t, "iris"))
+	want(stall + route.DefaultQueueWait + route.DefaultTimeout)
+	f.SetRoute(service(t, "slow", func(r *route.Route) { r.Versions[0].QueueWait, r.Versions[0].Timeout = time.Minute, time.Hour }))
+	want(stall + time.Minute + time.Hour)
+	f.RemoveRoute("slow")
+	f.SetRoute(service(t, "sleeps", auto(0, 1, time.Second), func(r *route.Route) { r.Versions[0].QueueWait, r.Versions[0].Timeout = 0, time.Second }))
+	want(stall + route.DefaultTimeout + time.Second)
+}
+
+// What is kept of a workload goes with its last route and its last pod, whichever goes later, and not before.
+func TestPoolsOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	f := New(quiet)
+	want := func(names ...string) {
+		t.Helper()
+		if got := slices.Sorted(maps.Keys(f.pools)); !slices.Equal(got, names) {
+			t.Errorf("there are pools of %v, want %v", got, names)
+		}
+	}
+	versions := func(names ...string) *route.Route {
+		return service(t, "iris", func(r *route.Route) {
+			v := r.Versions[0]
+			r.Versions = nil
+			for _, name := range names {
+				v.Name, v.Workload, v.Percent, v.Default = name, "iris-"+name, 0, false
+				r.Versions = append(r.Versions, v)
+			}
+		})
+	}
+	f.SetPods("iris-a", up("a:5001")) // may come before the route
+	want("iris-a")
+	f.SetRoute(versions("a", "b"))
+	want("iris-a", "iris-b")
+	pool := f.pools["iris-a"]
+	for range 3 {
+		f.SetRoute(versions("a", "b")) // the same again
+	}
+	f.SetPods("iris-a", nil) // for a moment
+	f.SetPods("iris-a", up("a2:5001"))
+	if f.pools["iris-a"] != pool {
+		t.Error("who waits for a pod waits in another pool now")
+	}
+	f.SetRoute(versions("b"))
+	want("iris-a", "iris-b") // it still has its pod, which finishes what it has
+	f.SetPods("iris-a", nil)
+	want("iris-b")
+	f.RemoveRoute("iris")
+	want()
+	f.SetPods("iris-b", nil)
+	f.RemoveRoute("iris")
+	want()
+	for i := range 100 { // services come and go
+		name := fmt.Sprintf("service-%d", i)
+		f.SetRoute(service(t, name))
+		f.SetPods(name, up("p:5001"))
+		f.RemoveRoute(name)
+		f.SetPods(name, nil)
+	}
+	want()
 }
 
 // acquired takes a pod in a bubble without waiting.

@@ -16,7 +16,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/berthdev/berth/internal/frontend/wire"
-	"github.com/berthdev/berth/internal/route"
 )
 
 var dialer = &net.Dialer{Timeout: 2 * time.Second, KeepAlive: 30 * time.Second}
@@ -73,6 +72,7 @@ type passage struct {
 	sent    *upload
 	early   *buffer   // a small body, read; nil otherwise
 	body    io.Reader // any other
+	held    int64     // of the front end's room
 }
 
 // ServeHTTP answers callers.
@@ -126,7 +126,11 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 			return
 		}
 	}
-	defer func() { c.early.free() }()
+	defer func() { c.early.free(); c.letGo() }()
+	if !c.hold(c.size()) {
+		f.refuse(w, c.service, http.StatusServiceUnavailable, "FrontEndOverloaded", fmt.Sprintf("So many requests for service %s wait that there is no memory for more of them here (overloaded). Raise the number of replicas, lower the target utilization, or send smaller bodies.", c.service))
+		return
+	}
 	if !fromPeer && c.passOn() {
 		return
 	}
@@ -265,21 +269,18 @@ func (c *passage) forward() {
 		c.failed(err)
 		return
 	}
-	cold := time.Duration(0)
-	if v.Scale.Auto && v.Scale.Min == 0 {
-		cold = max(v.Timeout, route.DefaultTimeout) // a version that sleeps is woken by its first request
-	}
 	head := newBuffer(2 << 10)
 	defer head.free()
 	var out wire.Request
 	for n := 1; ; n++ {
 		wait := c.queued()
-		d, why := v.pool.acquire(ctx, v.QueueWait, cold)
+		d, why := v.pool.acquire(ctx, v.QueueWait, v.cold())
 		wait.served(why)
 		if d == nil {
 			c.refused(why)
 			return
 		}
+		c.letGo() // the number of those who have a pod is bounded otherwise
 		way := c.leaves("ask a replica", d.addr, n)
 		if n == 1 || way != nil { // each try has a place in the trace, of which the header tells
 			head.b = c.toPod(head.b[:0])
@@ -315,7 +316,7 @@ func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
 		c.failed(errors.New("the model switched protocols, which it was not asked to do"))
 		return
 	}
-	if n := a.ContentLength; a.Empty() || n > 0 && n <= small {
+	if n := a.ContentLength; a.Empty() || n > 0 && n <= small && c.hold(n) {
 		// One that breaks off can then still become an error that says so, and no pod has to wait for a client that
 		// reads slowly.
 		var body *buffer

@@ -3,7 +3,11 @@ package frontend
 import (
 	"context"
 	"math"
+	"slices"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/berthdev/berth/internal/route"
 )
@@ -35,8 +39,9 @@ func wanted(s route.Scale, l load, maxConcurrent int) int {
 
 // history is what a version wanted lately, so that it is scaled down by the most it needed within downAfter.
 type history struct {
-	next  time.Time
-	peaks []peak
+	next   time.Time
+	peaks  []peak
+	moving atomic.Bool // the workload is being scaled
 }
 
 type peak struct {
@@ -65,10 +70,29 @@ func (h *history) decide(now time.Time, want, have int) int {
 	return min(have, most)
 }
 
+// maxScaling bounds how many workloads are being scaled at a time.
+const maxScaling = 32
+
+// scaling is the scaling of a front end's services.
+type scaling struct {
+	front     *FrontEnd
+	scaler    Scaler
+	replicas  func(workload string) (int, bool)
+	histories map[string]*history // by workload
+	calls     errgroup.Group      // calls of scaler, at most maxScaling of them: one that hangs holds up no other workload
+}
+
+func (f *FrontEnd) scaling(scaler Scaler, replicas func(string) (int, bool)) *scaling {
+	s := &scaling{front: f, scaler: scaler, replicas: replicas, histories: map[string]*history{}}
+	s.calls.SetLimit(maxScaling)
+	return s
+}
+
 // Run scales the services of this front end until ctx ends. replicas reports how many a workload is
 // set to, and false when that is not known.
 func (f *FrontEnd) Run(ctx context.Context, scaler Scaler, replicas func(workload string) (int, bool)) {
-	histories := map[string]*history{}
+	s := f.scaling(scaler, replicas)
+	defer func() { _ = s.calls.Wait() }() // they return no errors
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -78,47 +102,76 @@ func (f *FrontEnd) Run(ctx context.Context, scaler Scaler, replicas func(workloa
 		case <-tick.C:
 		case <-f.wake:
 		}
-		f.scale(f.now(), histories, scaler, replicas)
+		s.look(ctx, f.now())
 	}
 }
 
-func (f *FrontEnd) scale(now time.Time, histories map[string]*history, scaler Scaler, replicas func(string) (int, bool)) {
-	seen := map[string]bool{}
-	for _, e := range f.all() {
+// look scales what is due. Who waits longest is first, so that calls that hang do not take all places again and again.
+func (s *scaling) look(ctx context.Context, now time.Time) {
+	seen, due := map[string]bool{}, []decision{}
+	for _, e := range s.front.all() {
 		for _, v := range e.versions {
-			if !v.Scale.Auto || !f.owns(e) {
+			if !v.Scale.Auto || !s.front.owns(e) {
 				continue
 			}
-			l := v.pool.load(now)
 			seen[v.Workload] = true
-			h := histories[v.Workload]
+			h := s.histories[v.Workload]
 			if h == nil {
 				h = &history{}
-				histories[v.Workload] = h
+				s.histories[v.Workload] = h
 			}
+			l := v.pool.load(now)
 			waking := l.replicas == 0 && l.queued > 0
-			if now.Before(h.next) && !waking {
-				continue
+			if (waking || !now.Before(h.next)) && !h.moving.Load() {
+				due = append(due, decision{v, h, l})
 			}
-			have, ok := replicas(v.Workload)
-			if !ok {
-				continue
-			}
-			h.next = now.Add(v.Scale.Refresh - early)
-			to := min(h.decide(now, wanted(v.Scale, l, v.MaxConcurrent), have), v.Scale.Max)
-			if to == have {
-				continue
-			}
-			if err := scaler.Scale(v.Workload, to); err != nil {
-				f.log.Warn("scaling failed; it is tried again", "workload", v.Workload, "from", have, "to", to, "error", err)
-				continue
-			}
-			f.log.Info("scaled", "workload", v.Workload, "from", have, "to", to, "busy", l.busy, "queued", l.queued)
 		}
 	}
-	for w := range histories {
-		if !seen[w] {
-			delete(histories, w)
+	slices.SortFunc(due, func(a, b decision) int { return a.history.next.Compare(b.history.next) })
+	for _, d := range due {
+		s.decide(ctx, now, d)
+	}
+	for w, h := range s.histories {
+		if !seen[w] && !h.moving.Load() { // a call under way is remembered, so that there is no other beside it
+			delete(s.histories, w)
 		}
 	}
+}
+
+// decision is one that is due.
+type decision struct {
+	*version
+	history *history
+	load    load
+}
+
+// decide has a version scaled if it wants other replicas than it has.
+func (s *scaling) decide(ctx context.Context, now time.Time, d decision) {
+	have, ok := s.replicas(d.Workload)
+	if !ok {
+		return
+	}
+	h := d.history
+	to := min(h.decide(now, wanted(d.Scale, d.load, d.MaxConcurrent), have), d.Scale.Max)
+	next := now.Add(d.Scale.Refresh - early)
+	if to == have {
+		h.next = next
+		return
+	}
+	h.moving.Store(true)
+	started := s.calls.TryGo(func() error {
+		defer h.moving.Store(false)
+		log := s.front.log.With("workload", d.Workload, "from", have, "to", to)
+		if err := s.scaler.Scale(ctx, d.Workload, to); err != nil {
+			log.Warn("scaling failed; it is tried again", "error", err)
+			return nil
+		}
+		log.Info("scaled", "busy", d.load.busy, "queued", d.load.queued)
+		return nil
+	})
+	if !started { // the next look tries again
+		h.moving.Store(false)
+		return
+	}
+	h.next = next
 }

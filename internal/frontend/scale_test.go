@@ -90,10 +90,33 @@ type deployments struct {
 	sizes map[string]int
 	began time.Time
 	log   []string
-	fail  int // so many times
+	fail  int             // so many times
+	hang  map[string]bool // calls about these take their time, as with an API server that does not answer
+	calls map[string]int  // now
+	most  int             // calls at a time
 }
 
-func (d *deployments) Scale(workload string, n int) error {
+func (d *deployments) Scale(ctx context.Context, workload string, n int) error {
+	d.mu.Lock()
+	hangs := d.hang[workload]
+	if hangs {
+		d.calls[workload]++
+		d.most = max(d.most, len(d.calls))
+		if d.calls[workload] > 1 {
+			d.log = append(d.log, "twice "+workload)
+		}
+	}
+	d.mu.Unlock()
+	if hangs {
+		select {
+		case <-time.After(5 * time.Second):
+		case <-ctx.Done():
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.calls, workload)
+		return errors.New("the API server does not answer")
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.log = append(d.log, fmt.Sprintf("%v %s=%d", time.Since(d.began), workload, n))
@@ -276,4 +299,52 @@ func TestScalingIsTriedAgain(t *testing.T) {
 			t.Errorf("%d replicas after %s", got, d.seen())
 		}
 	})
+}
+
+// Calls that hang hold up neither other workloads nor the end, and there is one at a time about each workload, whatever becomes
+// of its route.
+func TestScalingThatHangsHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ hanging, most int }{{5, 5}, {2 * maxScaling, maxScaling}} {
+		t.Run(fmt.Sprint(tt.hanging), func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, _ *network, f *FrontEnd) {
+				d := &deployments{sizes: map[string]int{"iris": 1}, began: time.Now(), hang: map[string]bool{}, calls: map[string]int{}}
+				for i := range tt.hanging {
+					name := fmt.Sprintf("hangs-%d", i)
+					d.sizes[name], d.hang[name] = 1, true
+					f.SetRoute(service(t, name, auto(3, 10, time.Second)))
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() { f.Run(ctx, d, d.replicas); close(ended) }()
+				time.Sleep(time.Second)
+				f.RemoveRoute("hangs-0")
+				time.Sleep(time.Second)
+				f.SetRoute(service(t, "hangs-0", auto(3, 10, time.Second)))
+				asked := time.Now()
+				f.SetRoute(service(t, "iris", auto(3, 10, time.Second)))
+				for n := 0; n != 3; n, _ = d.replicas("iris") {
+					if time.Since(asked) > time.Minute {
+						t.Fatal("another workload is never scaled")
+					}
+					time.Sleep(lookEvery)
+				}
+				if took := time.Since(asked); tt.hanging < maxScaling && took > 2*lookEvery {
+					t.Errorf("another workload was scaled after %v", took)
+				}
+				time.Sleep(20 * time.Second)
+				d.mu.Lock()
+				if d.most != tt.most || strings.Contains(strings.Join(d.log, " "), "twice") {
+					t.Errorf("up to %d calls at a time, want %d: %v", d.most, tt.most, d.log)
+				}
+				d.mu.Unlock()
+				cancel()
+				stopped := time.Now()
+				if <-ended; time.Since(stopped) > 0 {
+					t.Errorf("it ended %v late", time.Since(stopped))
+				}
+			})
+		})
+	}
 }

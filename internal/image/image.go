@@ -5,7 +5,7 @@
 //
 // # What a model's container must be given
 //
-// The command is ServerCommand(script). It runs gunicorn with one worker, which answers on ServerPort:
+// The command is ServerCommand(script). It runs gunicorn with one worker, which answers on port 5001:
 // POST /score, GET /swagger.json and GET / for probes, the last once the script's init() has returned. When
 // the script cannot be imported or its init() raises, the process ends with code 3 and the traceback
 // is on standard output. Environment variables:

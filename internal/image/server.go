@@ -1,8 +1,5 @@
 package image
 
-// ServerPort is where the server of a model's container listens.
-const ServerPort = 5001
-
 // ServerCommand starts azureml-inference-server-http in a model's container; script is the entry script's
 // path there. The package's comment says what else the container needs.
 func ServerCommand(script string) []string {

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/berthdev/berth/internal/digest"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -98,7 +99,7 @@ func (w *Workload) service() *corev1.Service {
 			Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(route.ContainerPort)}},
 		},
 	}
-	s.Annotations = map[string]string{specAnnotation: digest(s)}
+	s.Annotations = map[string]string{specAnnotation: digest.Of(s)}
 	return s
 }
 
@@ -110,7 +111,7 @@ func (w *Workload) budget() *policyv1.PodDisruptionBudget {
 			MaxUnavailable: ptr(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: w.podSelector()}, UnhealthyPodEvictionPolicy: ptr(policyv1.AlwaysAllow),
 		},
 	}
-	b.Annotations = map[string]string{specAnnotation: digest(b)}
+	b.Annotations = map[string]string{specAnnotation: digest.Of(b)}
 	return b
 }
 
@@ -120,7 +121,7 @@ func (w *Workload) deployment() *appsv1.Deployment {
 		unavailable, surge = surge, unavailable
 	}
 	pods := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: w.labels()}, Spec: w.pod()}
-	pods.Annotations = map[string]string{specAnnotation: digest(pods)}
+	pods.Annotations = map[string]string{specAnnotation: digest.Of(pods)}
 	d := &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: w.Name, Labels: w.labels()},
 		Spec: appsv1.DeploymentSpec{
@@ -133,7 +134,7 @@ func (w *Workload) deployment() *appsv1.Deployment {
 			Template: pods,
 		},
 	}
-	d.Annotations = map[string]string{specAnnotation: digest(d)}
+	d.Annotations = map[string]string{specAnnotation: digest.Of(d)}
 	d.Spec.Replicas = ptr(int32(w.Scale.Min))
 	return d
 }

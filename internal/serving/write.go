@@ -2,9 +2,6 @@ package serving
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -14,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/berthdev/berth/internal/digest"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -46,7 +44,7 @@ func write[T any, P interface {
 			return fmt.Errorf("it is still the web service %s's", owner)
 		}
 		fits := fit == nil || fit(have, want)
-		if fits && have.GetAnnotations()[specAnnotation] == want.GetAnnotations()[specAnnotation] && written[key] == digest(spec(have)) {
+		if fits && have.GetAnnotations()[specAnnotation] == want.GetAnnotations()[specAnnotation] && written[key] == digest.Of(spec(have)) {
 			return nil
 		}
 		want.SetResourceVersion(have.GetResourceVersion())
@@ -55,7 +53,7 @@ func write[T any, P interface {
 	if err != nil {
 		return err
 	}
-	written[key] = digest(spec(now))
+	written[key] = digest.Of(spec(now))
 	return nil
 }
 
@@ -68,16 +66,6 @@ func deploymentSpec(d *appsv1.Deployment) any {
 		spec.Template.Spec.Containers[i].Resources = corev1.ResourceRequirements{}
 	}
 	return []any{d.Labels, spec}
-}
-
-// digest names anything that is kept as JSON by its content.
-func digest(v any) string {
-	data, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // what goes to the API server as JSON can be marshalled
-	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:8])
 }
 
 // Refusal is why Kubernetes will never take what Apply wrote, in its own words; "" where the error may pass.

@@ -33,15 +33,6 @@ import (
 	"github.com/berthdev/berth/internal/route"
 )
 
-// Names of what front ends share in a workspace's namespace. Attaching makes them.
-const (
-	CertificateSecret = "azuremlfessl" // cert.pem, key.pem; absent without TLS
-	PeersSecret       = "azureml-fe-peers"
-	PeersService      = "azureml-fe-int-http"
-	PeersPort         = 9001
-	tokenKey          = "token"
-)
-
 // FrontEnd is what a Watcher feeds: a *frontend.FrontEnd.
 type FrontEnd interface {
 	SetRoute(*route.Route)
@@ -97,8 +88,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 			}))
 	}
 	routes := factory(fields.OneTermEqualSelector("type", string(route.SecretType)))
-	certificate := factory(fields.OneTermEqualSelector("metadata.name", CertificateSecret))
-	secret := factory(fields.OneTermEqualSelector("metadata.name", PeersSecret))
+	certificate := factory(fields.OneTermEqualSelector("metadata.name", route.CertificateSecret))
+	secret := factory(fields.OneTermEqualSelector("metadata.name", route.PeersSecret))
 	rest := factory(nil)
 	var synced []cache.InformerSynced
 	watch := func(i cache.SharedIndexInformer, set func(any), gone func(any)) error {
@@ -224,7 +215,7 @@ func (w *Watcher) setCertificate(o any) {
 	if !ok {
 		return
 	}
-	c, err := tls.X509KeyPair(s.Data["cert.pem"], s.Data["key.pem"])
+	c, err := tls.X509KeyPair(s.Data[route.CertificateEntry], s.Data[route.KeyEntry])
 	if err != nil {
 		w.Log.Error("the certificate cannot be used; the last one is kept", "secret", s.Name)
 		return
@@ -244,20 +235,20 @@ func (w *Watcher) setToken(o any) {
 	if s, ok := o.(*corev1.Secret); ok {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.token = string(s.Data[tokenKey])
+		w.token = string(s.Data[route.TokenEntry])
 		w.tellPeers()
 	}
 }
 
 // tellPeers tells the front end who else serves. w.mu is held.
 func (w *Watcher) tellPeers() {
-	self := net.JoinHostPort(w.Self, strconv.Itoa(PeersPort))
+	self := net.JoinHostPort(w.Self, strconv.Itoa(route.PeersPort))
 	addrs := map[string]bool{}
-	for _, s := range w.slices[PeersService] {
+	for _, s := range w.slices[route.PeersService] {
 		for _, e := range s.Endpoints {
 			if is(e.Conditions.Ready) {
 				for _, a := range e.Addresses {
-					addrs[net.JoinHostPort(a, strconv.Itoa(PeersPort))] = true
+					addrs[net.JoinHostPort(a, strconv.Itoa(route.PeersPort))] = true
 				}
 			}
 		}
@@ -299,7 +290,7 @@ func (w *Watcher) removeSlice(ctx context.Context, o any) {
 
 // changed works out a workload's pods. w.mu is held.
 func (w *Watcher) changed(ctx context.Context, service string) {
-	if service == PeersService {
+	if service == route.PeersService {
 		w.tellPeers()
 		return
 	}
@@ -393,8 +384,8 @@ func (w *Watcher) replicas(name string) (int, bool) {
 }
 
 // Scale implements frontend.Scaler.
-func (w *Watcher) Scale(workload string, replicas int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func (w *Watcher) Scale(ctx context.Context, workload string, replicas int) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"replicas": replicas}})
 	if err != nil {

@@ -390,10 +390,10 @@ func TestPodsAreProbed(t *testing.T) {
 func TestPeers(t *testing.T) {
 	t.Parallel()
 	token := func(s string) *corev1.Secret {
-		return &corev1.Secret{ObjectMeta: meta(PeersSecret, nil), Data: map[string][]byte{"token": []byte(s)}}
+		return &corev1.Secret{ObjectMeta: meta(route.PeersSecret, nil), Data: map[string][]byte{"token": []byte(s)}}
 	}
 	peers := func(ready map[string]bool) *discoveryv1.EndpointSlice {
-		s := &discoveryv1.EndpointSlice{ObjectMeta: meta("fe", map[string]string{discoveryv1.LabelServiceName: PeersService})}
+		s := &discoveryv1.EndpointSlice{ObjectMeta: meta("fe", map[string]string{discoveryv1.LabelServiceName: route.PeersService})}
 		for ip, is := range ready {
 			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: &is}})
 		}
@@ -435,7 +435,7 @@ func certificate(t *testing.T, name string) *corev1.Secret {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &corev1.Secret{ObjectMeta: meta(CertificateSecret, nil), Data: map[string][]byte{
+	return &corev1.Secret{ObjectMeta: meta(route.CertificateSecret, nil), Data: map[string][]byte{
 		"cert.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
 		"key.pem":  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
 	}}
@@ -475,7 +475,7 @@ func TestCertificates(t *testing.T) {
 		if got := w.logged.String(); !strings.Contains(got, "the last one is kept") || strings.Contains(got, "PRIVATE") {
 			t.Errorf("logged is %s", got)
 		}
-		if err := w.api.CoreV1().Secrets(namespace).Delete(t.Context(), CertificateSecret, metav1.DeleteOptions{}); err != nil {
+		if err := w.api.CoreV1().Secrets(namespace).Delete(t.Context(), route.CertificateSecret, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		want("")
@@ -494,7 +494,7 @@ func TestScale(t *testing.T) {
 			t.Error("there are replicas of what is not there")
 		}
 		w.api.ClearActions()
-		if err := w.scaler.Scale("iris", 5); err != nil {
+		if err := w.scaler.Scale(t.Context(), "iris", 5); err != nil {
 			t.Fatal(err)
 		}
 		var patches []string
@@ -507,7 +507,7 @@ func TestScale(t *testing.T) {
 			t.Errorf("patches (-want +got):\n%s", d)
 		}
 		w.setDown(true)
-		if err := w.scaler.Scale("iris", 6); err == nil || !strings.Contains(err.Error(), "setting the replicas of iris") {
+		if err := w.scaler.Scale(t.Context(), "iris", 6); err == nil || !strings.Contains(err.Error(), "setting the replicas of iris") {
 			t.Errorf("scaling without an API server: %v", err)
 		}
 	})

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/berthdev/berth/internal/frontend"
+	"github.com/berthdev/berth/internal/frontend/kube"
+	"github.com/berthdev/berth/internal/route"
+)
+
+// program is what runs: a front end, who feeds it, and its servers.
+type program struct {
+	front   *frontend.FrontEnd
+	watcher *kube.Watcher
+	log     *slog.Logger
+	listen  func(port int) (net.Listener, error)
+}
+
+// run serves until stop ends, and then finishes the requests that it has.
+func (p *program) run(stop context.Context) error {
+	var stopping atomic.Bool
+	plain, secure, peers := server(p.front), server(p.front), server(p.front.Inner())
+	secure.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.watcher.Certificate}
+	status := server(p.status(&stopping))
+	watching, forget := context.WithCancel(context.Background())
+	defer forget()
+	group, ctx := errgroup.WithContext(stop)
+	for port, s := range map[int]*http.Server{route.HTTPPort: plain, route.HTTPSPort: secure, route.PeersPort: peers, route.StatusPort: status} {
+		group.Go(func() error {
+			if s != status { // until it knows the services, callers and other front ends are better off elsewhere
+				select {
+				case <-p.watcher.Learned():
+				case <-ctx.Done():
+					return nil
+				}
+			}
+			l, err := p.listen(port)
+			if err != nil {
+				return err
+			}
+			serve := s.Serve
+			if s.TLSConfig != nil {
+				serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
+			}
+			if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	group.Go(func() error { return p.watcher.Run(watching) })
+	group.Go(func() error { collectLess(ctx); return nil })
+	group.Go(func() error {
+		<-ctx.Done()
+		stopping.Store(true)
+		p.drain(plain, secure, peers)
+		forget() // until now, what waits wants to know of pods
+		return status.Close()
+	})
+	return group.Wait()
+}
+
+// status answers Kubernetes and Prometheus.
+func (p *program) status(stopping *atomic.Bool) http.Handler {
+	m := http.NewServeMux()
+	m.Handle("/metrics", p.front.Metrics())
+	m.HandleFunc(route.LivePath, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	m.HandleFunc(route.ReadyPath, func(w http.ResponseWriter, _ *http.Request) {
+		if !p.watcher.Ready() || stopping.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	return m
+}
+
+// drain ends servers when they have finished their requests. All of them at once: one that waited for another would take
+// new requests from connections that it keeps, and a long request there would leave no time for those here.
+func (p *program) drain(servers ...*http.Server) {
+	within := min(p.front.Longest(), route.MaxDrain)
+	p.log.Info("stopping; no new requests are taken", "finishing_within", within.String())
+	end, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	var group errgroup.Group
+	for _, s := range servers {
+		group.Go(func() error { return s.Shutdown(end) })
+	}
+	if err := group.Wait(); err == nil {
+		return
+	}
+	p.log.Warn("requests are cut off: they took longer than a front end that stops goes on", "limit", within.String())
+	for _, s := range servers {
+		_ = s.Close() // what cannot be closed ends with the process
+	}
+}
+
+// server has limits for what comes before a body; bodies and answers take as long as models do.
+func server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		HTTP2:    &http.HTTP2Config{MaxReceiveBufferPerStream: frontend.StreamBuffer},
+		ErrorLog: log.New(io.Discard, "", 0), // clients that break a handshake are not news
+	}
+}
