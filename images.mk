@@ -32,7 +32,8 @@ mmdebstrap:
 # The standard library is compiled, because a container that cannot write would do it at each start.
 $(bases): $(kube_out)/base/python%.tar: images.mk
 	@mkdir -p $(@D)
-	SOURCE_DATE_EPOCH=1735689600 mmdebstrap --quiet --format=tar --mode=$(if $(filter 0,$(shell id -u)),root,unshare) --variant=extract \
+	@echo "making the base image with Python $* of Debian $(suite_$*)"
+	@SOURCE_DATE_EPOCH=1735689600 mmdebstrap --quiet --format=tar --mode=$(if $(filter 0,$(shell id -u)),root,unshare) --variant=extract \
 		--include=python$*-minimal,libpython$*-stdlib,$(base_packages)$(more_$*) \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		--extract-hook='ln -sf python$* "$$1/usr/bin/python3"; ln -sf python3 "$$1/usr/bin/python"; mkdir -p "$$1/var/azureml-app" "$$1/etc/ssl/certs"; \
@@ -43,7 +44,7 @@ $(bases): $(kube_out)/base/python%.tar: images.mk
 				-m compileall -q -s "$$1" -p / --invalidation-mode unchecked-hash "$$1/usr/lib/python$*"' \
 		$(suite_$*) $@.part || { \
 			echo "images: the base with Python $* cannot be made of Debian $(suite_$*). If that release has left the mirrors, do without it: make PYTHONS='$(filter-out $*,$(PYTHONS))' …" >&2; exit 1; }
-	rm -rf $(basename $@) && mkdir $(basename $@) && tar -C $(basename $@) --no-same-owner --exclude='./dev/*' -xf $@.part
+	@rm -rf $(basename $@) && mkdir $(basename $@) && tar -C $(basename $@) --no-same-owner --exclude='./dev/*' -xf $@.part
 	mv $@.part $@
 
 $(kube_out)/uv: images.mk
