@@ -39,7 +39,7 @@ func main() {
 }
 
 func run(bin string, computes, reads, writes int) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := berth.Context(5 * time.Minute)
 	defer cancel()
 	home, err := berth.Home()
 	if err != nil {

@@ -58,7 +58,7 @@ func (p *phases) print(title string) {
 }
 
 func run(bin string, runs int) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	ctx, cancel := berth.Context(30 * time.Minute)
 	defer cancel()
 	home, err := berth.Home()
 	if err != nil {

@@ -69,7 +69,7 @@ type bench struct {
 }
 
 func run(bin, libexec string, runs int) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	ctx, cancel := berth.Context(30 * time.Minute)
 	defer cancel()
 	if err := fillCache(ctx, libexec, runs); err != nil {
 		return err

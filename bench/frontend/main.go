@@ -24,7 +24,6 @@ type options struct {
 	length, podStart          time.Duration
 	compare, routes, scale    bool
 	inside                    bool
-	share                     float64
 	loadOfRoutes, rampOfScale float64
 }
 
@@ -34,7 +33,6 @@ func main() {
 	flag.StringVar(&o.traefik, "traefik", "../../.build/traefik", "the Traefik program, built when it is not there")
 	flag.IntVar(&o.runs, "runs", 5, "runs of each comparison")
 	flag.DurationVar(&o.length, "length", 5*time.Second, "length of one load")
-	flag.Float64Var(&o.share, "share", 0.5, "rate of the comparison, as a share of what Berth can do at its limit")
 	flag.IntVar(&o.services, "services", 3000, "services to route")
 	flag.Float64Var(&o.loadOfRoutes, "load", 500, "requests a second while routes change")
 	flag.Float64Var(&o.rampOfScale, "ramp", 7, "requests a second at 1x of the ramp, of 100 ms each")

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/berthdev/berth/internal/app"
@@ -25,6 +27,13 @@ type Server struct {
 	Start  time.Duration // from the start of the process until it answers
 	Client *armclient.Client
 	bin    string
+}
+
+// Context ends when the benchmark has taken too long or is interrupted, so that it takes its clusters down before it ends.
+func Context(limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	return ctx, func() { cancel(); stop() }
 }
 
 // Home makes a home folder.
