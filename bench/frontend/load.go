@@ -35,7 +35,8 @@ func post(url string, body []byte, delay string) vegeta.Target {
 func (l load) run(ctx context.Context) *vegeta.Metrics {
 	connections := &http.Transport{MaxIdleConnsPerHost: 10000, DisableCompression: true}
 	defer connections.CloseIdleConnections() // an attacker leaves its own open
-	options := []func(*vegeta.Attacker){vegeta.Client(&http.Client{Transport: connections, Timeout: 30 * time.Second}), vegeta.MaxBody(0)}
+	// More at a time would be out of ports, and of a machine that stood still for a moment.
+	options := []func(*vegeta.Attacker){vegeta.MaxWorkers(4000), vegeta.Client(&http.Client{Transport: connections, Timeout: 30 * time.Second}), vegeta.MaxBody(0)}
 	pace := vegeta.Rate{Freq: int(math.Round(l.rate * 1000)), Per: 1000 * time.Second}
 	if l.rate == 0 {
 		pace = vegeta.Rate{}

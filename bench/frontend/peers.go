@@ -97,14 +97,14 @@ func startPeers(ctx context.Context, procs *processes, traefik, pod string) (ngi
 	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConfig, work, nginxAddr, pod), 0o600); err != nil {
 		return nil, nil, err
 	}
-	if nginx, err = procs.start("nginx", nil, "nginx", "-c", conf, "-e", "stderr"); err != nil {
+	if nginx, err = procs.first("nginx", nil, "nginx", "-c", conf, "-e", "stderr"); err != nil {
 		return nil, nil, err
 	}
 	file := filepath.Join(work, "pod.yaml") // not traefik.yaml, which it would take for its own settings
 	if err := os.WriteFile(file, fmt.Appendf(nil, traefikConfig, pod), 0o600); err != nil {
 		return nil, nil, err
 	}
-	if tr, err = procs.start("traefik", nil, traefik, "--entrypoints.web.address="+traefikAddr, "--providers.file.filename="+file,
+	if tr, err = procs.first("traefik", nil, traefik, "--entrypoints.web.address="+traefikAddr, "--providers.file.filename="+file,
 		"--global.checknewversion=false", "--global.sendanonymoususage=false", "--log.level=ERROR"); err != nil {
 		return nil, nil, err
 	}

@@ -29,7 +29,7 @@ func inNamespaces(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	c := exec.CommandContext(ctx, self, args...)
+	c := exec.CommandContext(ctx, "nice", append([]string{"-n", fmt.Sprint(less), self}, args...)...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	return c.Run()
@@ -65,6 +65,15 @@ type processes []*process
 type process struct {
 	name string
 	cmd  *exec.Cmd
+}
+
+// less is how much less the load, pods and the cluster count to the kernel than what is measured: elsewhere they would
+// not be on its machine, and here it would wait for them to end their turns.
+const less = 10
+
+// first starts a program that is measured.
+func (p *processes) first(name string, env []string, args ...string) (*process, error) {
+	return p.start(name, env, append([]string{"nice", "-n", fmt.Sprint(-less)}, args...)...)
 }
 
 func (p *processes) start(name string, env []string, args ...string) (*process, error) {
