@@ -117,11 +117,13 @@ func run(bin, libexec string, runs int) (err error) {
 	fmt.Println("deploy: POST to the first 200 with a new environment, nothing of it known:", berth.Summary(firsts))
 	fmt.Println("deploy: POST to the first 200 with another version of scikit-learn:", berth.Summary(fresh))
 	fmt.Println("deploy: POST to the first 200 with a cached environment:", berth.Summary(cached))
-	if _, err := b.deploy(ctx, "sleeper", first[0], map[string]any{"autoscaleEnabled": true, "minReplicas": 0, "maxReplicas": 1}); err != nil {
-		return err
+	for i := range runs { // they all fall asleep in the same ten minutes
+		if _, err := b.deploy(ctx, fmt.Sprintf("sleeper-%d", i), first[0], map[string]any{"autoscaleEnabled": true, "minReplicas": 0, "maxReplicas": 1}); err != nil {
+			return err
+		}
 	}
-	for range runs {
-		d, err := b.wakeUp(ctx, "sleeper")
+	for i := range runs {
+		d, err := b.wakeUp(ctx, fmt.Sprintf("sleeper-%d", i))
 		if err != nil {
 			return err
 		}
