@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
@@ -43,6 +44,9 @@ func main() {
 	flag.BoolVar(&o.inside, "inside", false, "for its own use: it is in its namespaces")
 	pod := flag.Bool("pod", false, "for its own use: be the pods")
 	flag.Parse()
+	// The load and the pods do not collect garbage in the midst of a measurement, as long as they have memory.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(1 << 30)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Minute)

@@ -2,11 +2,12 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/valyala/fasthttp"
 
 	"github.com/berthdev/berth/internal/route"
 )
@@ -17,29 +18,25 @@ const (
 )
 
 // servePods is every pod there is: it listens at all addresses of the network, and answers with as many bytes as it
-// got.
+// got. fasthttp takes the least of the machine.
 func servePods() error {
 	answer := make([]byte, 1<<20)
-	return http.ListenAndServe(":"+strconv.Itoa(route.ContainerPort), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n, err := io.Copy(io.Discard, r.Body)
-		if err != nil {
-			return
-		}
-		if d := r.Header.Get(delayHeader); d != "" {
-			delay, err := time.ParseDuration(d)
+	pods := &fasthttp.Server{MaxRequestBodySize: len(answer), Concurrency: 100_000, NoDefaultServerHeader: true, NoDefaultDate: true, Handler: func(c *fasthttp.RequestCtx) {
+		if d := c.Request.Header.Peek(delayHeader); len(d) > 0 {
+			delay, err := time.ParseDuration(string(d))
 			if err != nil {
-				http.Error(w, err.Error(), http.StatusBadRequest)
+				c.Error(err.Error(), http.StatusBadRequest)
 				return
 			}
 			time.Sleep(delay)
 		}
-		if at, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
-			w.Header().Set(podHeader, at.IP.String())
+		if at, ok := c.LocalAddr().(*net.TCPAddr); ok {
+			c.Response.Header.Set(podHeader, at.IP.String())
 		}
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-		_, _ = w.Write(answer[:n])
-	}))
+		c.SetContentType("application/octet-stream")
+		c.Response.SetBodyRaw(answer[:len(c.Request.Body())])
+	}}
+	return pods.ListenAndServe(":" + strconv.Itoa(route.ContainerPort))
 }
 
 // podIP is the address of a service's pod.
