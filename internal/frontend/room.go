@@ -4,6 +4,8 @@ import (
 	"math"
 	"runtime/debug"
 	"sync/atomic"
+
+	"github.com/berthdev/berth/internal/frontend/wire"
 )
 
 const (
@@ -75,7 +77,7 @@ func (c *passage) size() int64 {
 	n := int64(weight)
 	switch length := c.r.ContentLength; {
 	case length > small || length < 0:
-		n += small // a part of it, on its way to another front end
+		n += wire.Chunk // a part of it, on its way to another front end
 		if c.r.ProtoMajor > 1 {
 			n += StreamBuffer
 		}

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/berthdev/berth/internal/frontend/wire"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -191,8 +192,8 @@ func TestSizes(t *testing.T) {
 		major  int
 		want   int64
 	}{
-		{0, 1, weight}, {1, 1, weight + 2}, {small, 2, weight + 2*small}, {small + 1, 1, weight + small}, {-1, 1, weight + small},
-		{route.MaxBody, 2, weight + small + StreamBuffer}, {-1, 2, weight + small + StreamBuffer},
+		{0, 1, weight}, {1, 1, weight + 2}, {small, 2, weight + 2*small}, {small + 1, 1, weight + wire.Chunk}, {-1, 1, weight + wire.Chunk},
+		{route.MaxBody, 2, weight + wire.Chunk + StreamBuffer}, {-1, 2, weight + wire.Chunk + StreamBuffer},
 	} {
 		c := passage{r: &http.Request{ContentLength: tt.length, ProtoMajor: tt.major}}
 		if got := c.size(); got != tt.want {

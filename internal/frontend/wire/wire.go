@@ -27,8 +27,8 @@ const (
 	// lateUpload is how long a body may go on after the answer to it has begun. A server that read it to its
 	// end answers before this side has noticed the end.
 	lateUpload = 100 * time.Millisecond
-	// chunk is how much of a body is read at a time, in bytes.
-	chunk = 64 << 10
+	// Chunk is how much of a body is read at a time, in bytes. Twice as much cost more processor time for a body of 1 MiB, and half as much, too.
+	Chunk = 128 << 10
 )
 
 // Client keeps connections to servers.
@@ -338,7 +338,7 @@ func (k *conn) free() {
 // upload is a body on its way.
 type upload struct{ done chan error }
 
-var chunks = sync.Pool{New: func() any { b := make([]byte, chunk); return &b }}
+var chunks = sync.Pool{New: func() any { b := make([]byte, Chunk); return &b }}
 
 func (k *conn) upload(r *Request) *upload {
 	u := &upload{done: make(chan error, 1)}
