@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,27 +32,39 @@ func post(url string, body []byte, delay string) vegeta.Target {
 	return vegeta.Target{Method: http.MethodPost, URL: url, Body: body, Header: h}
 }
 
-func (l load) run(ctx context.Context) *vegeta.Metrics {
-	connections := &caller{}
-	defer connections.close()
-	// More at a time would be out of ports, and of a machine that stood still for a moment.
-	options := []func(*vegeta.Attacker){vegeta.MaxWorkers(4000), vegeta.Client(&http.Client{Transport: connections}), vegeta.MaxBody(0)}
-	pace := vegeta.Rate{Freq: int(math.Round(l.rate * 1000)), Per: 1000 * time.Second}
+// most is how many requests a load has under way: more would be out of ports, and of a machine that stood still for a moment.
+const most = 4000
+
+// run returns an error when the load was not whole: ctx ended, or there was no timer for it.
+func (l load) run(ctx context.Context) (*vegeta.Metrics, error) {
+	c := newCaller()
+	defer c.client.CloseIdleConnections()
+	options := []func(*vegeta.Attacker){vegeta.MaxWorkers(most), vegeta.Client(&http.Client{Transport: c}), vegeta.MaxBody(0)}
+	var pacer vegeta.Pacer = vegeta.Rate{}
 	if l.rate == 0 {
-		pace = vegeta.Rate{}
 		options = append(options, vegeta.Workers(l.workers), vegeta.MaxWorkers(l.workers))
+	} else {
+		p, err := newPace(l.rate)
+		if err != nil {
+			return nil, err
+		}
+		defer p.close()
+		pacer = p
 	}
 	a := vegeta.NewAttacker(options...)
 	defer context.AfterFunc(ctx, func() { a.Stop() })()
 	var m vegeta.Metrics
-	for r := range a.Attack(vegeta.NewStaticTargeter(l.targets...), pace, l.length, "") {
+	for r := range a.Attack(vegeta.NewStaticTargeter(l.targets...), pacer, l.length, "") {
 		m.Add(r)
 	}
 	m.Close()
-	if n := failures(&m); n > 0 && ctx.Err() == nil {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if n := failures(&m); n > 0 {
 		fmt.Fprintf(os.Stderr, "%s: %d of %d requests failed: %v %q\n", l.targets[0].URL, n, m.Requests, m.StatusCodes, m.Errors[:min(3, len(m.Errors))])
 	}
-	return &m
+	return &m, nil
 }
 
 func failures(m *vegeta.Metrics) int { return int(math.Round(float64(m.Requests) * (1 - m.Success))) }
@@ -132,21 +143,28 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
 	const onTime = 50 * time.Millisecond
 	targets := []vegeta.Target{post(url(compared), body, "")}
-	// Callers who wait for their answers before they ask again get more out of the machine than this.
-	most := load{targets: targets, workers: 32, length: o.length}
-	most.run(ctx) // warm
+	closed := load{targets: targets, workers: 32, length: o.length} // who waits for an answer before asking again gets more than a rate does
+	if _, err := closed.run(ctx); err != nil {                      // warm
+		return 0, err
+	}
+	m, err := closed.run(ctx)
+	if err != nil {
+		return 0, err
+	}
 	limit := 0.0
-	for rate := 0.4 * most.run(ctx).Throughput; ; rate *= 1.1 {
-		m := load{targets: targets, rate: rate, length: o.length}.run(ctx)
-		if failures(m) > 0 || m.Latencies.P99 > onTime || m.Requests == 0 {
+	for rate := 0.4 * m.Throughput; ; rate *= 1.1 {
+		if m, err = (load{targets: targets, rate: rate, length: o.length}).run(ctx); err != nil {
+			return 0, err
+		}
+		if failures(m) > 0 || m.Latencies.P99 > onTime {
 			break
 		}
 		limit = rate
 	}
 	if limit == 0 {
-		return 0, cmp.Or(ctx.Err(), errors.New("Berth keeps up with no rate"))
+		return 0, errors.New("Berth keeps up with no rate")
 	}
-	return limit, ctx.Err()
+	return limit, nil
 }
 
 // compareOne loads all ways at the same rate, one after the other, as often as there are runs.
@@ -160,15 +178,17 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 				w = ways[1+(i-1+run)%(len(ways)-1)]
 			}
 			l := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length / 5}
-			l.run(ctx) // warm
+			if _, err := l.run(ctx); err != nil { // warm
+				return err
+			}
 			l.length = o.length
 			var cpu time.Duration
 			if w.proc != nil {
 				cpu = w.proc.cpu()
 			}
-			m := l.run(ctx)
-			if ctx.Err() != nil {
-				return ctx.Err()
+			m, err := l.run(ctx)
+			if err != nil {
+				return err
 			}
 			r := result{mean: m.Latencies.Mean, p50: m.Latencies.P50, p99: m.Latencies.P99, failed: failures(m)}
 			if w.proc == nil {

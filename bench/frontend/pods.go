@@ -18,7 +18,7 @@ const (
 )
 
 // servePods is every pod there is: it listens at all addresses of the network, and answers with as many bytes as it
-// got. fasthttp takes the least of the machine.
+// got. It is fasthttp's server for the same reason as caller is its client.
 func servePods() error {
 	answer := make([]byte, 1<<20)
 	pods := &fasthttp.Server{MaxRequestBodySize: len(answer), Concurrency: 100_000, NoDefaultServerHeader: true, NoDefaultDate: true, Handler: func(c *fasthttp.RequestCtx) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
+	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berthdev/berth/internal/route"
@@ -65,9 +67,10 @@ func (o *options) changeRoutes(ctx context.Context, c *cluster, fe *process) err
 		l.targets = append(l.targets, post(url(i), body, ""))
 	}
 	rand.Shuffle(len(l.targets), func(i, j int) { l.targets[i], l.targets[j] = l.targets[j], l.targets[i] })
-	loaded := make(chan *vegeta.Metrics, 1)
 	before := fe.cpu()
-	go func() { loaded <- l.run(ctx) }()
+	var m *vegeta.Metrics
+	var loading errgroup.Group
+	loading.Go(func() (err error) { m, err = l.run(ctx); return err })
 	var keys, pods changes
 	var err error
 	for n, end := 0, time.Now().Add(l.length); time.Now().Before(end) && err == nil; n++ {
@@ -97,8 +100,7 @@ func (o *options) changeRoutes(ctx context.Context, c *cluster, fe *process) err
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	m := <-loaded
-	if err != nil {
+	if err := errors.Join(err, loading.Wait()); err != nil {
 		return err
 	}
 	keys.print("a new key")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -29,9 +30,9 @@ func inNamespaces(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	c := exec.CommandContext(ctx, "nice", append([]string{"-n", fmt.Sprint(less), self}, args...)...)
+	c := exec.CommandContext(ctx, "nice", append([]string{"-n", fmt.Sprint(-less), self}, args...)...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL, Setsid: true}
 	return c.Run()
 }
 
@@ -40,6 +41,7 @@ const network = "10.77.0.1/16"
 
 func setUp() error {
 	err := errors.Join(
+		precede(),
 		syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""),
 		syscall.Mount("proc", "/proc", "proc", 0, ""),
 		syscall.Mount("tmpfs", "/run", "tmpfs", 0, ""),
@@ -67,9 +69,20 @@ type process struct {
 	cmd  *exec.Cmd
 }
 
-// less is how much less the load, pods and the cluster count to the kernel than what is measured: elsewhere they would
-// not be on its machine, and here it would wait for them to end their turns.
+// less is how much less the rest of the machine counts to the kernel than the load, pods and the cluster, and these less than what is measured:
+// elsewhere they would not be on its machine, and here it would wait for them to end their turns.
 const less = 10
+
+// precede gives this session precedence over the machine's others, among which a kernel with autogroups shares processors before
+// nice's steps count. A process of another that works for 10 ms once a second has a hundredth of the time: just the part beyond
+// the 99th percentile.
+func precede() error {
+	err := os.WriteFile("/proc/self/autogroup", []byte("-20"), 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no autogroups
+	}
+	return err
+}
 
 // first starts a program that is measured.
 func (p *processes) first(name string, env []string, args ...string) (*process, error) {

@@ -90,7 +90,10 @@ func (o *options) scaleUp(ctx context.Context, c *cluster) error {
 		}
 		// Three times what one replica can do, at once: what the queue cannot hold until there are more is refused.
 		began := time.Now()
-		load{targets: []vegeta.Target{post(url(service), body, "100ms")}, rate: 30, length: 3 * time.Second}.run(ctx)
+		l := load{targets: []vegeta.Target{post(url(service), body, "100ms")}, rate: 30, length: 3 * time.Second}
+		if _, err := l.run(ctx); err != nil {
+			return err
+		}
 		if _, grew := r.get(); grew.After(began) {
 			took = append(took, grew.Sub(began))
 		} else {
@@ -105,7 +108,11 @@ func (o *options) scaleUp(ctx context.Context, c *cluster) error {
 	}
 	requests, failed := 0, 0
 	for _, x := range []float64{1, 1.5, 2, 2.5, 3} {
-		m := load{targets: []vegeta.Target{post(url(scaled), body, "100ms")}, rate: o.rampOfScale * x, length: 2 * o.length}.run(ctx)
+		l := load{targets: []vegeta.Target{post(url(scaled), body, "100ms")}, rate: o.rampOfScale * x, length: 2 * o.length}
+		m, err := l.run(ctx)
+		if err != nil {
+			return err
+		}
 		requests, failed = requests+int(m.Requests), failed+failures(m)
 		n, _ := r.get()
 		fmt.Printf("| ramp at %.1fx, %.1f a second: replicas; p99 | %d; %.0f ms | |\n", x, o.rampOfScale*x, n, ms(m.Latencies.P99))
