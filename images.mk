@@ -12,8 +12,11 @@ more_3.9   = ,python3-distutils
 more_3.11  = ,python3-distutils
 UV_VERSION = 0.13.9
 
+# Debian's certificate authorities: the package, and the name of the bundle made of them.
+authorities = ca-certificates
+
 # What a base has beside Python and the libraries that Python needs.
-base_packages = libgomp1,libstdc++6,ca-certificates,base-files,netbase,tzdata
+base_packages = libgomp1,libstdc++6,$(authorities),base-files,netbase,tzdata
 
 bases = $(PYTHONS:%=$(kube_out)/base/python%.tar)
 
@@ -36,8 +39,8 @@ $(bases): $(kube_out)/base/python%.tar: images.mk
 	@SOURCE_DATE_EPOCH=1735689600 mmdebstrap --quiet --format=tar --mode=$(if $(filter 0,$(shell id -u)),root,unshare) --variant=extract \
 		--include=python$*-minimal,libpython$*-stdlib,$(base_packages)$(more_$*) \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-		--extract-hook='ln -sf python$* "$$1/usr/bin/python3"; ln -sf python3 "$$1/usr/bin/python"; certs="$$1/etc/ssl/certs"; mkdir -p "$$1/var/azureml-app" "$$certs"; \
-			cat "$$1"/usr/share/ca-certificates/mozilla/*.crt > "$$certs/ca-certificates.crt"; \
+		--extract-hook='ln -sf python$* "$$1/usr/bin/python3"; ln -sf python3 "$$1/usr/bin/python"; mkdir -p "$$1/var/azureml-app" "$$1/etc/ssl/certs"; \
+			cat "$$1"/usr/share/$(authorities)/mozilla/*.crt > "$$1/etc/ssl/certs/$(authorities).crt"; \
 			printf "root:x:0:0:root:/root:/bin/sh\ndockeruser:x:1000:1000::/tmp:/bin/sh\n" > "$$1/etc/passwd"; printf "root:x:0:\ndockeruser:x:1000:\n" > "$$1/etc/group"; \
 			rm -rf "$$1"/var/lib/apt/* "$$1"/var/cache/* "$$1"/var/log/*; \
 			PYTHONHOME="$$1/usr" PYTHONHASHSEED=0 "$$1/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" --library-path "$$1/lib/x86_64-linux-gnu:$$1/usr/lib/x86_64-linux-gnu" "$$1/usr/bin/python$*" \

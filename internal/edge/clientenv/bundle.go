@@ -7,19 +7,21 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/google/renameio/v2"
 )
 
-// systemBundles are where distributions keep, below /etc, the certificates that the machine trusts. The
+// debianPackage has the certificate authorities, and names the bundle that it makes of them.
+const debianPackage = "ca-certificates"
+
+// systemBundles are where distributions keep the certificates that the machine trusts. The
 // first that exists is used.
 var systemBundles = []string{
-	"ssl/certs/ca-certificates.crt",                // Debian, Ubuntu, Arch, Alpine
-	"pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // Fedora, RHEL
-	"pki/tls/certs/ca-bundle.crt",                  // older RHEL
-	"ssl/ca-bundle.pem",                            // SUSE
-	"ssl/cert.pem",                                 // Alpine, macOS, BSD
+	"/etc/ssl/certs/" + debianPackage + ".crt",          // Debian, Ubuntu, Arch, Alpine
+	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // Fedora, RHEL
+	"/etc/pki/tls/certs/ca-bundle.crt",                  // older RHEL
+	"/etc/ssl/ca-bundle.pem",                            // SUSE
+	"/etc/ssl/cert.pem",                                 // Alpine, macOS, BSD
 }
 
 // WriteBundle writes a file of all certificates that clients on this machine should trust: ca,
@@ -60,7 +62,7 @@ func WriteBundle(path string, ca []byte, getenv func(string) string) (sources []
 		return nil
 	}
 	for _, file := range systemBundles {
-		if err := include(filepath.Join("/etc", file)); err == nil {
+		if err := include(file); err == nil {
 			break
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("read the system's certificates: %w", err)
