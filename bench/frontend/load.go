@@ -143,8 +143,9 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
 	const onTime = 50 * time.Millisecond
 	targets := []vegeta.Target{post(url(compared), body, "")}
-	closed := load{targets: targets, workers: 32, length: o.length} // who waits for an answer before asking again gets more than a rate does
-	if _, err := closed.run(ctx); err != nil {                      // warm
+	// Who waits for an answer before asking again gets more answers than a rate does.
+	closed := load{targets: targets, workers: 32, length: o.length}
+	if _, err := closed.run(ctx); err != nil { // warm
 		return 0, err
 	}
 	m, err := closed.run(ctx)
@@ -156,7 +157,7 @@ func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
 		if m, err = (load{targets: targets, rate: rate, length: o.length}).run(ctx); err != nil {
 			return 0, err
 		}
-		if failures(m) > 0 || m.Latencies.P99 > onTime {
+		if failures(m) > 0 || m.Latencies.P99 > onTime || m.Requests == 0 {
 			break
 		}
 		limit = rate
