@@ -32,6 +32,7 @@ const (
 // images makes images of nothing: each build waits for an answer of the test.
 type images struct {
 	answers chan error
+	news    chan struct{} // capacity 1: a build has begun
 	mu      sync.Mutex
 	asked   []string // definitions
 	gone    atomic.Bool
@@ -41,6 +42,10 @@ func (i *images) Environment(ctx context.Context, definition json.RawMessage, lo
 	i.mu.Lock()
 	i.asked = append(i.asked, string(definition))
 	i.mu.Unlock()
+	select {
+	case i.news <- struct{}{}:
+	default:
+	}
 	log("Resolving.")
 	select {
 	case err := <-i.answers:
@@ -77,7 +82,7 @@ type server struct {
 
 func start(t *testing.T) *server {
 	t.Helper()
-	out := &server{images: &images{answers: make(chan error)}}
+	out := &server{images: &images{answers: make(chan error), news: make(chan struct{}, 1)}}
 	out.Server = dataplanetest.Start(t, func(s *dataplanetest.Server) []dataplanetest.Noun {
 		out.builds = &build.Builds{Manager: s.Manager}
 		return []dataplanetest.Noun{workspaces{}, out.environments(s)}
@@ -110,6 +115,18 @@ func (s *server) restart() {
 		s.T.Fatal(err)
 	}
 	s.Manager.Registry = registry
+}
+
+// begun waits until so many builds were begun.
+func (s *server) begun(n int) {
+	s.T.Helper()
+	for s.images.begun() < n {
+		select {
+		case <-s.images.news:
+		case <-time.After(30 * time.Second):
+			s.T.Fatalf("%d builds were begun, want %d", s.images.begun(), n)
+		}
+	}
 }
 
 // answer has a build that is under way end, and the reconciler see it.
@@ -422,6 +439,7 @@ func TestBuildGoesOnAfterRestart(t *testing.T) {
 	s.Want(200, "PUT", v1, "/environments/e", body("e", "numpy"))
 	location := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location").(string)
 	s.Due()
+	s.begun(1)
 	s.restart()
 	s.is(location, "Running")
 	s.Advance(time.Minute)
