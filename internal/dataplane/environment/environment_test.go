@@ -117,8 +117,8 @@ func (s *server) restart() {
 	s.Manager.Registry = registry
 }
 
-// begun waits until so many builds were begun.
-func (s *server) begun(n int) {
+// await waits until so many builds were begun.
+func (s *server) await(n int) {
 	s.T.Helper()
 	for s.images.begun() < n {
 		select {
@@ -439,7 +439,7 @@ func TestBuildGoesOnAfterRestart(t *testing.T) {
 	s.Want(200, "PUT", v1, "/environments/e", body("e", "numpy"))
 	location := s.Want(202, "POST", v2, "/environments/e/versions/1/image", "{}").At("location").(string)
 	s.Due()
-	s.begun(1)
+	s.await(1)
 	s.restart()
 	s.is(location, "Running")
 	s.Advance(time.Minute)
