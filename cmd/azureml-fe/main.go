@@ -11,11 +11,8 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
-	"runtime/metrics"
 	"strconv"
 	"syscall"
-	"time"
 
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	_ "golang.org/x/crypto/x509roots/fallback" // the image has no certificate authorities, and collectors may be on the internet
@@ -64,37 +61,4 @@ func run(logger *slog.Logger) error {
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	return p.run(stop)
-}
-
-// heapFloor is the size below which the heap may grow before it is collected, in bytes. Go lets it double, which for a small
-// one is soon, and requests wait for each collection.
-const heapFloor = 40 << 20
-
-// collectLess keeps to heapFloor until ctx ends.
-func collectLess(ctx context.Context) {
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for now := gcPercent(0); ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		metrics.Read(live)
-		if want := gcPercent(live[0].Value.Uint64()); want != now {
-			debug.SetGCPercent(want)
-			now = want
-		}
-	}
-}
-
-// gcPercent is how much a heap with so much that is in use may grow, in steps, because each change stops everything for a moment.
-func gcPercent(live uint64) int {
-	const least, most, step = 100, 700, 50
-	if live == 0 {
-		return least
-	}
-	percent := int(min(100*heapFloor/live, most+100)) - 100
-	return max(least, percent/step*step)
 }

@@ -27,8 +27,9 @@ const (
 	// lateUpload is how long a body may go on after the answer to it has begun. A server that read it to its
 	// end answers before this side has noticed the end.
 	lateUpload = 100 * time.Millisecond
-	// Chunk is how much of a body is read at a time, in bytes. Twice as much cost more processor time for a body of 1 MiB, and half as much, too.
-	Chunk = 128 << 10
+	// Chunk is how much of a body is read at a time, in bytes. Half as much cost a seventh more processor time for a body of 1 MiB, and
+	// twice as much no less.
+	Chunk = 256 << 10
 )
 
 // Client keeps connections to servers.
