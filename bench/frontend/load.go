@@ -35,10 +35,15 @@ func post(url string, body []byte, delay string) vegeta.Target {
 // most is how many requests a load has under way: more would be out of ports, and of a machine that stood still for a moment.
 const most = 4000
 
-// run returns an error when the load was not whole: ctx ended, or there was no timer for it.
+// run has the load made by a caller of its own, over new connections.
 func (l load) run(ctx context.Context) (*vegeta.Metrics, error) {
 	c := newCaller()
 	defer c.client.CloseIdleConnections()
+	return l.by(ctx, c)
+}
+
+// by returns an error when the load was not whole: ctx ended, or there was no timer for it.
+func (l load) by(ctx context.Context, c *caller) (*vegeta.Metrics, error) {
 	options := []func(*vegeta.Attacker){vegeta.MaxWorkers(most), vegeta.Client(&http.Client{Transport: c}), vegeta.MaxBody(0)}
 	var pacer vegeta.Pacer = vegeta.Rate{}
 	if l.rate == 0 {
@@ -96,7 +101,7 @@ const compared = 4000 // the service that is compared, beyond those of the other
 
 // compareAll prints the tables of the comparison.
 func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) error {
-	var own processes // they leave the machine to what is measured afterwards
+	own := processes{measured: o.inside} // they leave the machine to what is measured afterwards
 	defer func() { own.end() }()
 	pod := fmt.Sprintf("%s:%d", podIP(compared, 0), route.ContainerPort)
 	nginx, traefik, err := startPeers(ctx, &own, o.traefik, pod)
@@ -115,7 +120,7 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 	}
 	path := "/api/v1/service/" + name(compared) + "/score"
 	ways := []way{{"none: the whole", "http://" + pod + path, nil}, {"nginx", "http://" + nginxAddr + path, nginx}, {"Traefik", "http://" + traefikAddr + path, traefik}, {"Berth", "http://" + frontEnd + path, fe}}
-	fmt.Printf("Medians of %d runs of %s, and the range. nginx %s, Traefik %s, open-loop load; all share the machine's %d processors.\n\n", o.runs, o.length, nginxVersion(ctx), traefikVersion, runtime.NumCPU())
+	fmt.Printf("Medians of %d runs of %s, and the range. nginx %s, Traefik %s, open-loop load. What is measured has processor %s; load and pods have %d others.\n\n", o.runs, o.length, nginxVersion(ctx), traefikVersion, o.inside, runtime.NumCPU())
 	fmt.Printf("| pod, body each way | | rate /s | added mean | added p50 | added p99 | requests per CPU-second | memory | failed |\n|---|---|---|---|---|---|---|---|---|\n")
 	limits := map[int]float64{}
 	for _, s := range []scenario{
@@ -153,7 +158,7 @@ func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
 		return 0, err
 	}
 	limit := 0.0
-	for rate := 0.4 * m.Throughput; ; rate *= 1.1 {
+	for rate := 0.25 * m.Throughput; ; rate *= 1.1 {
 		if m, err = (load{targets: targets, rate: rate, length: o.length}).run(ctx); err != nil {
 			return 0, err
 		}
@@ -179,7 +184,8 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 				w = ways[1+(i-1+run)%(len(ways)-1)]
 			}
 			l := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length / 5}
-			if _, err := l.run(ctx); err != nil { // warm
+			c := newCaller()
+			if _, err := l.by(ctx, c); err != nil { // warm: connections are open then, and are used again
 				return err
 			}
 			l.length = o.length
@@ -187,10 +193,11 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 			if w.proc != nil {
 				cpu = w.proc.cpu()
 			}
-			m, err := l.run(ctx)
+			m, err := l.by(ctx, c)
 			if err != nil {
 				return err
 			}
+			c.client.CloseIdleConnections()
 			r := result{mean: m.Latencies.Mean, p50: m.Latencies.P50, p99: m.Latencies.P99, failed: failures(m)}
 			if w.proc == nil {
 				if r.failed > 0 {

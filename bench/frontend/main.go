@@ -24,7 +24,7 @@ type options struct {
 	runs, services            int
 	length, podStart          time.Duration
 	compare, routes, scale    bool
-	inside                    bool
+	inside                    string // processors of what is measured; empty outside of the namespaces
 	loadOfRoutes, rampOfScale float64
 }
 
@@ -41,7 +41,7 @@ func main() {
 	flag.BoolVar(&o.compare, "compare", true, "compare with nginx and Traefik")
 	flag.BoolVar(&o.routes, "routes", true, "change routes")
 	flag.BoolVar(&o.scale, "scale", true, "scale")
-	flag.BoolVar(&o.inside, "inside", false, "for its own use: it is in its namespaces")
+	flag.StringVar(&o.inside, "inside", "", "for its own use: it is in its namespaces, and these are the processors of what is measured")
 	pod := flag.Bool("pod", false, "for its own use: be the pods")
 	flag.Parse()
 	// The load and the pods do not collect garbage in the midst of a measurement, as long as they have memory.
@@ -55,7 +55,7 @@ func main() {
 	switch {
 	case *pod:
 		err = servePods()
-	case o.inside:
+	case o.inside != "":
 		err = o.run(ctx)
 	default:
 		err = o.enter(ctx)
@@ -90,14 +90,14 @@ func (o *options) enter(ctx context.Context) error {
 		return err
 	}
 	// The flags once more: the last of each counts.
-	return inNamespaces(ctx, append(os.Args[1:], "-inside", "-libexec="+o.libexec, "-traefik="+o.traefik))
+	return inNamespaces(ctx, append(os.Args[1:], "-libexec="+o.libexec, "-traefik="+o.traefik))
 }
 
 func (o *options) run(ctx context.Context) (err error) {
 	if err := setUp(); err != nil {
 		return err
 	}
-	var procs processes
+	procs := processes{measured: o.inside}
 	defer func() { procs.end() }()
 	self, err := os.Executable()
 	if err != nil {

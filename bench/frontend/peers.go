@@ -53,7 +53,7 @@ const (
 const nginxConfig = `
 daemon off;
 user root;
-worker_processes auto;
+worker_processes %[4]d;
 pid %[1]s/nginx.pid;
 error_log stderr error;
 events { worker_connections 4096; }
@@ -94,17 +94,17 @@ http:
 
 func startPeers(ctx context.Context, procs *processes, traefik, pod string) (nginx, tr *process, err error) {
 	conf := filepath.Join(work, "nginx.conf")
-	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConfig, work, nginxAddr, pod), 0o600); err != nil {
+	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConfig, work, nginxAddr, pod, 1+strings.Count(procs.measured, ",")), 0o600); err != nil {
 		return nil, nil, err
 	}
-	if nginx, err = procs.first("nginx", nil, "nginx", "-c", conf, "-e", "stderr"); err != nil {
+	if nginx, err = procs.apart("nginx", nil, "nginx", "-c", conf, "-e", "stderr"); err != nil {
 		return nil, nil, err
 	}
 	file := filepath.Join(work, "pod.yaml") // not traefik.yaml, which it would take for its own settings
 	if err := os.WriteFile(file, fmt.Appendf(nil, traefikConfig, pod), 0o600); err != nil {
 		return nil, nil, err
 	}
-	if tr, err = procs.first("traefik", nil, traefik, "--entrypoints.web.address="+traefikAddr, "--providers.file.filename="+file,
+	if tr, err = procs.apart("traefik", nil, traefik, "--entrypoints.web.address="+traefikAddr, "--providers.file.filename="+file,
 		"--global.checknewversion=false", "--global.sendanonymoususage=false", "--log.level=ERROR"); err != nil {
 		return nil, nil, err
 	}

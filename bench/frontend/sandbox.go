@@ -10,12 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // work is where everything writes: a file system in memory that goes with the namespace.
@@ -30,7 +32,12 @@ func inNamespaces(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	c := exec.CommandContext(ctx, "nice", append([]string{"-n", fmt.Sprint(-less), self}, args...)...)
+	measured, others, err := processors()
+	if err != nil {
+		return err
+	}
+	// nice counts on a kernel without autogroups.
+	c := exec.CommandContext(ctx, "taskset", append([]string{"-c", others, "nice", "-n", "-10", self, "-inside=" + measured}, args...)...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL, Setsid: true}
 	return c.Run()
@@ -62,16 +69,35 @@ func setUp() error {
 }
 
 // processes are ended in the opposite order of their start.
-type processes []*process
+type processes struct {
+	measured string // processors of what is measured, as taskset wants them
+	all      []*process
+}
 
 type process struct {
 	name string
 	cmd  *exec.Cmd
 }
 
-// less is how much less the rest of the machine counts to the kernel than the load, pods and the cluster, and these less than what is measured:
-// elsewhere they would not be on its machine, and here it would wait for them to end their turns.
-const less = 10
+// processors are those of what is measured, and those of the load, pods and the cluster, as taskset wants them. Elsewhere these would not be
+// on its machine; here, when they had the same, it waited for them to end their turns, and they for it.
+func processors() (measured, others string, err error) {
+	var may unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		return "", "", os.NewSyscallError("sched_getaffinity", err)
+	}
+	var all []string
+	for n := 0; len(all) < may.Count(); n++ {
+		if may.IsSet(n) {
+			all = append(all, strconv.Itoa(n))
+		}
+	}
+	half := len(all) / 2
+	if half == 0 {
+		return "", "", errors.New("this takes two processors: one for what is measured, and one for the load and the pods")
+	}
+	return strings.Join(all[:half], ","), strings.Join(all[half:], ","), nil
+}
 
 // precede gives this session precedence over the machine's others, among which a kernel with autogroups shares processors before
 // nice's steps count. A process of another that works for 10 ms once a second has a hundredth of the time: just the part beyond
@@ -84,9 +110,9 @@ func precede() error {
 	return err
 }
 
-// first starts a program that is measured.
-func (p *processes) first(name string, env []string, args ...string) (*process, error) {
-	return p.start(name, env, append([]string{"nice", "-n", fmt.Sprint(-less)}, args...)...)
+// apart starts a program that is measured.
+func (p *processes) apart(name string, env []string, args ...string) (*process, error) {
+	return p.start(name, env, append([]string{"taskset", "-c", p.measured}, args...)...)
 }
 
 func (p *processes) start(name string, env []string, args ...string) (*process, error) {
@@ -101,15 +127,15 @@ func (p *processes) start(name string, env []string, args ...string) (*process, 
 		return nil, err
 	}
 	started := &process{name: name, cmd: c}
-	*p = append(*p, started)
+	p.all = append(p.all, started)
 	return started, nil
 }
 
 func (p *processes) end() {
-	for i := len(*p) - 1; i >= 0; i-- {
-		(*p)[i].end()
+	for _, started := range slices.Backward(p.all) {
+		started.end()
 	}
-	*p = nil
+	p.all = nil
 }
 
 func (p *process) end() {
