@@ -1,6 +1,38 @@
 package main
 
-import "testing"
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A process with as little in use as this one may grow to the floor.
+func TestCollectionsComeLessOften(t *testing.T) { //nolint:paralleltest // the percentage is the process's
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		runtime.GC()
+		var ended bool
+		go func() { collectLess(ctx); ended = true }()
+		time.Sleep(1500 * time.Millisecond)
+		cancel()
+		synctest.Wait()
+		if !ended {
+			t.Error("it goes on after its end")
+		}
+		h := readHeap()
+		if got, want := debug.SetGCPercent(100), gcPercent(h.live, h.roots, 0); got < want/2 || want <= 100 {
+			t.Errorf("the heap, of %d bytes in use, may grow by %d %%, want %d or more", h.live, got, want)
+		}
+		if h.collections == 0 || h.spent <= 0 || h.allocated < h.live {
+			t.Errorf("Go says %+v", h)
+		}
+	})
+}
 
 func TestHeapsGrowWithinBounds(t *testing.T) {
 	t.Parallel()
