@@ -15,7 +15,8 @@ const (
 	share = 1.0 / 500
 	// heapFloor is the size in bytes that the heap always may grow to.
 	heapFloor = 40 << 20
-	// heapCeiling is the size in bytes beyond which it is not to grow for the sake of share.
+	// heapCeiling is the size in bytes beyond which it is not to grow for the sake of share, but for the third by which
+	// collectLess lets it be off.
 	heapCeiling = 200 << 20
 )
 
@@ -36,24 +37,36 @@ func readHeap() heap {
 	return heap{s[0].Value.Uint64(), s[1].Value.Uint64() + s[2].Value.Uint64(), s[3].Value.Uint64(), s[4].Value.Uint64(), s[5].Value.Float64()}
 }
 
+// pace is what is known of collections.
+type pace struct {
+	last heap
+	cost float64 // of one, in seconds of processors' time; 0 until the first
+}
+
+// room is how many bytes are to be allocated between two collections, so that they take their share. h was read so long after the last one.
+func (p *pace) room(h heap, after time.Duration) uint64 {
+	if n := h.collections - p.last.collections; n > 0 {
+		p.cost = (h.spent - p.last.spent) / float64(n)
+	}
+	rate := float64(h.allocated-p.last.allocated) / after.Seconds()
+	p.last = h
+	return uint64(rate * p.cost / share)
+}
+
 // collectLess sets how much the heap may grow, each second until ctx ends.
 func collectLess(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	percent, cost := 100, 0.0
-	for at, h := time.Now(), readHeap(); ; {
-		before, began := h, at
+	p, percent := pace{last: readHeap()}, 100
+	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		at, h = time.Now(), readHeap()
-		if n := h.collections - before.collections; n > 0 {
-			cost = (h.spent - before.spent) / float64(n)
-		}
-		rate := float64(h.allocated-before.allocated) / at.Sub(began).Seconds()
-		want := gcPercent(h.live, h.roots, uint64(rate*cost/share))
+		h, now := readHeap(), time.Now()
+		want := gcPercent(h.live, h.roots, p.room(h, now.Sub(last)))
+		last = now
 		if 4*want < 3*percent || 3*want > 4*percent { // each change stops everything for a moment
 			debug.SetGCPercent(want)
 			percent = want
@@ -68,9 +81,6 @@ func gcPercent(live, roots, room uint64) int {
 	if live == 0 { // nothing was collected yet
 		return least
 	}
-	size := min(max(live+room, heapFloor), heapCeiling)
-	if size <= live {
-		return least
-	}
+	size := max(live, min(max(live+room, heapFloor), heapCeiling))
 	return int(min(max(100*(size-live)/(live+roots), least), most))
 }

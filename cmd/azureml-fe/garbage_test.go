@@ -34,6 +34,28 @@ func TestCollectionsComeLessOften(t *testing.T) { //nolint:paralleltest // the p
 	})
 }
 
+func TestCollectionsTakeTheirShare(t *testing.T) {
+	t.Parallel()
+	p := pace{last: heap{allocated: 1000, collections: 2, spent: 0.5}}
+	for _, tt := range []struct {
+		name  string
+		h     heap
+		after time.Duration
+		want  uint64
+	}{
+		{"what none has cost yet", heap{allocated: 3000, collections: 2, spent: 0.5}, time.Second, 0},
+		// 2 collections of 0.25 s each are to come every 125 s, in which 1000 bytes a second are allocated
+		{"after two", heap{allocated: 5000, collections: 4, spent: 1}, 2 * time.Second, 125_000},
+		{"none since: they cost what they did", heap{allocated: 9000, collections: 4, spent: 1}, time.Second, 500_000},
+		{"a cheap one", heap{allocated: 10_000, collections: 5, spent: 1.125}, time.Second, 62_500},
+		{"nothing is allocated", heap{allocated: 10_000, collections: 5, spent: 1.125}, time.Second, 0},
+	} {
+		if got := p.room(tt.h, tt.after); got != tt.want {
+			t.Errorf("%s: room for %d bytes, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestHeapsGrowWithinBounds(t *testing.T) {
 	t.Parallel()
 	const mib = 1 << 20
