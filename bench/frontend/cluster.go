@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
@@ -98,7 +99,7 @@ func startCluster(ctx context.Context, procs *processes, libexec string) (*clust
 
 // startFrontEnd starts azureml-fe as a cluster does.
 func (c *cluster) startFrontEnd(ctx context.Context, procs *processes, libexec string) (*process, error) {
-	p, err := procs.apart("azureml-fe", []string{"GOMEMLIMIT=440MiB", "POD_IP=" + frontIP, "POD_NAMESPACE=" + namespace, "KUBERNETES_SERVICE_HOST=" + apiHost, "KUBERNETES_SERVICE_PORT=6443"},
+	p, err := procs.apart("azureml-fe", []string{"GOMEMLIMIT=" + strconv.Itoa(route.MemoryTarget), "POD_IP=" + frontIP, "POD_NAMESPACE=" + namespace, "KUBERNETES_SERVICE_HOST=" + apiHost, "KUBERNETES_SERVICE_PORT=6443"},
 		filepath.Join(libexec, "azureml-fe"))
 	if err != nil {
 		return nil, err

@@ -42,7 +42,6 @@ const (
 	// seconds are for its last traces.
 	terminationPeriod = propagation + int64(route.MaxDrain/time.Second) + 15
 	memoryLimit       = "512Mi"
-	memoryTarget      = "440MiB" // for Go: where it collects garbage as often as it takes, before the limit ends it
 
 	internalBalancer = "service.beta.kubernetes.io/azure-load-balancer-internal" // annotation that AKS follows
 )
@@ -338,7 +337,7 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 					}},
 					Containers: []corev1.Container{{
 						Name: frontEndName, Image: f.Image, ImagePullPolicy: corev1.PullIfNotPresent,
-						Env:   []corev1.EnvVar{fromField(route.AddressVariable, "status.podIP"), fromField(route.NamespaceVariable, "metadata.namespace"), {Name: "GOMEMLIMIT", Value: memoryTarget}},
+						Env:   []corev1.EnvVar{fromField(route.AddressVariable, "status.podIP"), fromField(route.NamespaceVariable, "metadata.namespace"), {Name: "GOMEMLIMIT", Value: fmt.Sprintf("%dMiB", route.MemoryTarget>>20)}},
 						Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: route.HTTPPort}, {Name: "https", ContainerPort: route.HTTPSPort}, {Name: "peers", ContainerPort: route.PeersPort}, {Name: "status", ContainerPort: route.StatusPort}},
 						SecurityContext: &corev1.SecurityContext{
 							AllowPrivilegeEscalation: ptr(false), ReadOnlyRootFilesystem: ptr(true), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},

@@ -509,7 +509,7 @@ func TestFrontEndEnvironment(t *testing.T) {
 				got[e.Name] = e.Value
 			}
 		}
-		want := map[string]string{"OTEL_EXPORTER_OTLP_CERTIFICATE": "/etc/azureml-fe/OTEL_EXPORTER_OTLP_CERTIFICATE", "GOMEMLIMIT": memoryTarget}
+		want := map[string]string{"OTEL_EXPORTER_OTLP_CERTIFICATE": "/etc/azureml-fe/OTEL_EXPORTER_OTLP_CERTIFICATE", "GOMEMLIMIT": "440MiB"}
 		for name, value := range change {
 			want[name] = value
 		}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/berthdev/berth/internal/frontend/wire"
+	"github.com/berthdev/berth/internal/route"
 )
 
 const (
@@ -15,8 +16,6 @@ const (
 	// StreamBuffer is how much of a body that nobody reads yet a server of HTTP/2 is to keep, in bytes. What comes
 	// over HTTP/1.1 waits in the kernel.
 	StreamBuffer = 256 << 10
-	// usual is the memory of a front end to which none is said.
-	usual = 440 << 20
 )
 
 // room is how much memory there is for requests that have no pod, or have had theirs: for all services together, because one
@@ -32,7 +31,7 @@ type room struct {
 func newRoom() *room {
 	limit := debug.SetMemoryLimit(-1) // as it is; see GOMEMLIMIT
 	if limit == math.MaxInt64 {
-		limit = usual
+		limit = route.MemoryTarget
 	}
 	return &room{size: limit / 2}
 }

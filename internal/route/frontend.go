@@ -32,3 +32,7 @@ const (
 // MaxDrain bounds how long a front end that is to stop finishes requests: a pod's end has to be agreed with Kubernetes before
 // anybody knows the services. It is the longest scoring timeout, and some minutes for the queue and for slow clients.
 const MaxDrain = 65 * time.Minute
+
+// MemoryTarget is what Go is told in GOMEMLIMIT to get along with, in bytes: there it collects garbage as often as it takes, before the container's
+// limit ends it.
+const MemoryTarget = 440 << 20
