@@ -55,7 +55,7 @@ func run(logger *slog.Logger) error {
 	front := frontend.New(logger)
 	front.Trace(traces)
 	watcher := &kube.Watcher{API: api, Namespace: namespace, Self: ip, Front: front, Log: logger}
-	p := program{front: front, watcher: watcher, log: logger, listen: func(port int) (net.Listener, error) {
+	p := program{front: front, watcher: watcher, log: logger, leaving: route.LeavingPeriod, listen: func(port int) (net.Listener, error) {
 		return new(net.ListenConfig).Listen(context.Background(), "tcp", ":"+strconv.Itoa(port))
 	}}
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

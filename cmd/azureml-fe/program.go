@@ -25,12 +25,15 @@ type program struct {
 	watcher *kube.Watcher
 	log     *slog.Logger
 	listen  func(port int) (net.Listener, error)
+	leaving time.Duration // that it still serves when it is to stop
 }
 
-// run serves until stop ends, and then finishes the requests that it has.
+// run serves until stop ends. Then it leaves: it goes on for a while, but says that it is not ready, and tells clients to close
+// their connections. Only after that it closes what is idle, and finishes the requests that it has.
 func (p *program) run(stop context.Context) error {
 	var stopping atomic.Bool
-	plain, secure, peers := server(p.front), server(p.front), server(p.front.Inner())
+	callers := closing(&stopping, p.front)
+	plain, secure, peers := server(callers), server(callers), server(closing(&stopping, p.front.Inner()))
 	secure.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.watcher.Certificate}
 	status := server(p.status(&stopping))
 	watching, forget := context.WithCancel(context.Background())
@@ -64,11 +67,24 @@ func (p *program) run(stop context.Context) error {
 	group.Go(func() error {
 		<-ctx.Done()
 		stopping.Store(true)
+		p.log.Info("stopping; clients are told to leave", "serving_for", p.leaving.String())
+		time.Sleep(p.leaving)
 		p.drain(plain, secure, peers)
 		forget() // until now, what waits wants to know of pods
 		return status.Close()
 	})
 	return group.Wait()
+}
+
+// closing has clients close the connections of requests that come while a front end stops. A connection that the server closed by
+// itself might carry a request by then, which would be lost. HTTP/2 makes a GOAWAY of it.
+func closing(stopping *atomic.Bool, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stopping.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // status answers Kubernetes and Prometheus.
@@ -88,7 +104,7 @@ func (p *program) status(stopping *atomic.Bool) http.Handler {
 // new requests from connections that it keeps, and a long request there would leave no time for those here.
 func (p *program) drain(servers ...*http.Server) {
 	within := min(p.front.Longest(), route.MaxDrain)
-	p.log.Info("stopping; no new requests are taken", "finishing_within", within.String())
+	p.log.Info("no new requests are taken", "finishing_within", within.String())
 	end, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	var group errgroup.Group

@@ -31,16 +31,18 @@ import (
 
 const peerToken = "peer-token"
 
-// started runs a front end with a service whose pod is at an address. stop ends it, and ended gives what run returned.
-func started(t *testing.T, pod string, change func(*route.Version), log io.Writer, listen func(int) (net.Listener, error), objects ...*corev1.Secret) (stop func(), ended <-chan error) {
+// started runs a front end with a service whose pod is at an address, and which leaves at once when it is to stop, unless change says
+// otherwise. stop ends it, and ended gives what run returned.
+func started(t *testing.T, pod string, change func(*program, *route.Version), log io.Writer, listen func(int) (net.Listener, error), objects ...*corev1.Secret) (stop func(), ended <-chan error) {
 	t.Helper()
 	logger := slog.New(slog.NewTextHandler(log, nil))
 	front := frontend.New(logger)
 	r := &route.Route{Service: "iris", Auth: route.Auth{Mode: route.AuthNone}, Versions: []route.Version{{
 		Workload: "iris", Percent: 100, MaxConcurrent: 100, Timeout: route.DefaultTimeout, MaxBody: 1 << 20, Scale: route.Scale{Min: 1},
 	}}}
+	p := program{front: front, log: logger, listen: listen}
 	if change != nil {
-		change(&r.Versions[0])
+		change(&p, &r.Versions[0])
 	}
 	front.SetRoute(r)
 	front.SetPods("iris", map[string]bool{pod: true})
@@ -50,12 +52,30 @@ func started(t *testing.T, pod string, change func(*route.Version), log io.Write
 			t.Fatal(err)
 		}
 	}
-	p := program{front: front, watcher: &kube.Watcher{API: api, Namespace: "ns", Self: "127.0.0.1", Front: front, Log: logger}, log: logger, listen: listen}
+	p.watcher = &kube.Watcher{API: api, Namespace: "ns", Self: "127.0.0.1", Front: front, Log: logger}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	over := make(chan error, 1)
 	go func() { over <- p.run(ctx) }()
 	return cancel, over
+}
+
+// secrets are what front ends know each other by and their certificate, with how a client trusts that.
+func secrets(t *testing.T) (*corev1.Secret, *tls.Config) {
+	t.Helper()
+	holder := httptest.NewTLSServer(nil) // of a certificate
+	t.Cleanup(holder.Close)
+	private, err := x509.MarshalPKCS8PrivateKey(holder.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := x509.NewCertPool()
+	trusted.AddCert(holder.Certificate())
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Data: map[string][]byte{ // the API server in memory knows no selectors of names
+		route.TokenEntry:       []byte(peerToken),
+		route.CertificateEntry: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: holder.Certificate().Raw}),
+		route.KeyEntry:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+	}}, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: trusted, ServerName: "example.com"}
 }
 
 // until waits for a condition.
@@ -83,17 +103,7 @@ func TestStoppingFinishesRequestsSideBySide(t *testing.T) {
 	t.Cleanup(pod.Close)
 	let := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(let)
-	holder := httptest.NewTLSServer(nil) // of a certificate, and of a client that trusts it
-	t.Cleanup(holder.Close)
-	private, err := x509.MarshalPKCS8PrivateKey(holder.TLS.Certificates[0].PrivateKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Data: map[string][]byte{ // the API server in memory knows no selectors of names
-		route.TokenEntry:       []byte(peerToken),
-		route.CertificateEntry: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: holder.Certificate().Raw}),
-		route.KeyEntry:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
-	}}
+	secret, trust := secrets(t)
 	var mu sync.Mutex
 	addrs := map[int]string{}
 	stop, ended := started(t, pod.Listener.Addr().String(), nil, io.Discard, func(port int) (net.Listener, error) {
@@ -108,12 +118,8 @@ func TestStoppingFinishesRequestsSideBySide(t *testing.T) {
 	addr := func(port int) string { mu.Lock(); defer mu.Unlock(); return addrs[port] }
 	until(t, "it listens", func() bool { mu.Lock(); defer mu.Unlock(); return len(addrs) == 4 })
 
-	transport, ok := holder.Client().Transport.(*http.Transport)
-	if !ok {
-		t.Fatal("the test server's client has another transport")
-	}
 	client := func(http2 bool) *http.Client {
-		c := &http.Client{Transport: &http.Transport{TLSClientConfig: transport.TLSClientConfig.Clone(), ForceAttemptHTTP2: http2}}
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: trust.Clone(), ForceAttemptHTTP2: http2}}
 		t.Cleanup(c.CloseIdleConnections)
 		return c
 	}
@@ -162,9 +168,7 @@ func TestStoppingFinishesRequestsSideBySide(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = c.Close() })
 		if port == route.HTTPSPort {
-			config := transport.TLSClientConfig.Clone()
-			config.ServerName = "example.com"
-			c = tls.Client(c, config)
+			c = tls.Client(c, trust)
 		}
 		kept[port] = c
 		_, _ = fmt.Fprintf(c, "GET /api/v1/service/iris/score HTTP/1.1\r\nHost: x\r\nX-Berth-Peer: %s\r\n\r\n", peerToken)
@@ -228,6 +232,25 @@ type pipes struct {
 	once   sync.Once
 }
 
+// inMemory are listeners for all ports.
+func inMemory() map[int]*pipes {
+	all := map[int]*pipes{}
+	for _, port := range []int{route.HTTPPort, route.HTTPSPort, route.PeersPort, route.StatusPort} {
+		all[port] = &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	}
+	return all
+}
+
+func (p *pipes) dial() (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case p.conns <- there:
+		return here, nil
+	case <-p.closed:
+		return nil, syscall.ECONNREFUSED
+	}
+}
+
 func (p *pipes) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.conns:
@@ -255,15 +278,14 @@ func TestStoppingIsBounded(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				servers := map[int]*pipes{}
-				for _, port := range []int{route.HTTPPort, route.HTTPSPort, route.PeersPort, route.StatusPort} {
-					servers[port] = &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
-				}
+				servers := inMemory()
 				var log bytes.Buffer
-				stop, ended := started(t, "no pod", func(v *route.Version) { v.QueueWait, v.Timeout, v.Workload = tt.wait, tt.timeout, "other" }, &log, func(port int) (net.Listener, error) { return servers[port], nil })
+				stop, ended := started(t, "no pod", func(_ *program, v *route.Version) { v.QueueWait, v.Timeout, v.Workload = tt.wait, tt.timeout, "other" }, &log, func(port int) (net.Listener, error) { return servers[port], nil })
 				synctest.Wait()
-				here, there := net.Pipe()
-				servers[route.HTTPPort].conns <- there
+				here, err := servers[route.HTTPPort].dial()
+				if err != nil {
+					t.Fatal(err)
+				}
 				answer := make(chan string)
 				go func() {
 					_, _ = io.WriteString(here, "GET /api/v1/service/iris/score HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -286,4 +308,100 @@ func TestStoppingIsBounded(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A front end that is to stop goes on for a while, so that nothing is lost by who does not know yet. It takes new connections and
+// requests, but tells clients to close their connections, and is not ready. Then it closes what is idle.
+func TestStoppingTellsClientsToLeave(t *testing.T) {
+	t.Parallel()
+	secret, trust := secrets(t)
+	synctest.Test(t, func(t *testing.T) {
+		servers := inMemory()
+		stop, ended := started(t, "no pod", func(p *program, _ *route.Version) { p.leaving = route.LeavingPeriod }, io.Discard,
+			func(port int) (net.Listener, error) { return servers[port], nil }, secret)
+		type way struct {
+			name, scheme string
+			port, proto  int
+			status       int
+			dials        int
+			client       *http.Client
+		}
+		ways := []*way{
+			{name: "HTTP", scheme: "http", port: route.HTTPPort, proto: 1, status: 200},
+			{name: "HTTPS", scheme: "https", port: route.HTTPSPort, proto: 1, status: 200},
+			{name: "HTTP/2", scheme: "https", port: route.HTTPSPort, proto: 2, status: 200},
+			{name: "peers", scheme: "http", port: route.PeersPort, proto: 1, status: 403}, // without the token
+			{name: "status", scheme: "http", port: route.StatusPort, proto: 1, status: 404},
+		}
+		for _, w := range ways {
+			transport := &http.Transport{TLSClientConfig: trust.Clone(), ForceAttemptHTTP2: w.proto == 2, DialContext: func(context.Context, string, string) (net.Conn, error) {
+				w.dials++
+				return servers[w.port].dial()
+			}}
+			defer transport.CloseIdleConnections()
+			w.client = &http.Client{Transport: transport}
+		}
+		ask := func(w *way, path string, status int) *http.Response {
+			t.Helper()
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.scheme+"://front/"+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := w.client.Do(r)
+			if err != nil {
+				t.Fatalf("%s: %v", w.name, err)
+			}
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != status || resp.ProtoMajor != w.proto {
+				t.Errorf("%s: %s answered with %s %d, %v", w.name, path, resp.Proto, resp.StatusCode, err)
+			}
+			_ = resp.Body.Close()
+			synctest.Wait() // for what a client learns after an answer
+			return resp
+		}
+		for _, w := range ways {
+			if resp := ask(w, "", w.status); resp.Close {
+				t.Errorf("%s: the client is told to leave before the front end stops", w.name)
+			}
+		}
+		idle, err := servers[route.HTTPPort].dial()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(idle, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		if b := make([]byte, 15); readFull(idle, b) != nil || string(b) != "HTTP/1.1 200 OK" {
+			t.Fatalf("answered %q", b)
+		}
+		closed := make(chan time.Time)
+		go func() {
+			_, _ = io.Copy(io.Discard, idle)
+			closed <- time.Now()
+		}()
+
+		began := time.Now()
+		stop()
+		synctest.Wait()
+		for _, w := range ways {
+			if w.name == "status" { // of this front end only: Kubernetes does not ask another one
+				ask(w, strings.TrimPrefix(route.ReadyPath, "/"), 503)
+				continue
+			}
+			for try, dials := range []int{1, 2} { // over the connection from before, and then over another one
+				if resp := ask(w, "", w.status); w.proto == 1 && !resp.Close {
+					t.Errorf("%s: the client is not told to leave", w.name)
+				}
+				if w.dials != dials {
+					t.Errorf("%s: request %d of those since it is to stop was sent over connection %d, want %d", w.name, try+1, w.dials, dials)
+				}
+			}
+		}
+		if took := (<-closed).Sub(began).Round(time.Second); took != route.LeavingPeriod {
+			t.Errorf("an idle connection was closed after %v, want %v", took, route.LeavingPeriod)
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		if _, err := servers[route.HTTPPort].dial(); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("it still takes connections when it ended: %v", err)
+		}
+	})
 }

@@ -37,10 +37,9 @@ const (
 	modelPolicyName = "berth-models"
 	PullSecret      = "berth-registry" // with which the namespace's pods fetch images
 	frontEndSpec    = "berth.dev/spec" // annotation: digest of what Berth wants, so that its changes are seen
-	propagation     = 3                // seconds that a front end goes on after it left the load balancer
 	// terminationPeriod is how long a front end may take to stop, in seconds. It ends as soon as its requests have; the last
 	// seconds are for its last traces.
-	terminationPeriod = propagation + int64(route.MaxDrain/time.Second) + 15
+	terminationPeriod = int64((route.LeavingPeriod+route.MaxDrain)/time.Second) + 15
 	memoryLimit       = "512Mi"
 
 	internalBalancer = "service.beta.kubernetes.io/azure-load-balancer-internal" // annotation that AKS follows
@@ -344,7 +343,6 @@ func (a Attachment) frontEndDeployment(f *FrontEnd) *appsv1.Deployment {
 						},
 						Resources:      corev1.ResourceRequirements{Requests: requests, Limits: limits},
 						ReadinessProbe: probe(route.ReadyPath, 1), LivenessProbe: probe(route.LivePath, 10),
-						Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: propagation}}},
 					}},
 				},
 			},

@@ -29,6 +29,10 @@ const (
 	LivePath  = "/healthz/live"
 )
 
+// LeavingPeriod is how long a front end that is to stop goes on as if it were not, so that load balancers and other front ends notice
+// that it leaves, and clients that keep connections are told to close them.
+const LeavingPeriod = 3 * time.Second
+
 // MaxDrain bounds how long a front end that is to stop finishes requests: a pod's end has to be agreed with Kubernetes before
 // anybody knows the services. It is the longest scoring timeout, and some minutes for the queue and for slow clients.
 const MaxDrain = 65 * time.Minute

@@ -209,7 +209,6 @@ func post(t *testing.T, uri, body string) (int, string) {
 		t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+scoreKey)
-	req.Close = true // a front end that ends closes idle connections, and a request that crosses that is lost (docs/scoring.md)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
