@@ -40,7 +40,7 @@ const (
 type cluster struct{ api *kubernetes.Clientset }
 
 func startCluster(ctx context.Context, procs *processes, libexec string) (*cluster, error) {
-	if _, err := procs.start("etcd", nil, filepath.Join(libexec, "etcd"), "--data-dir="+work+"/etcd", "--unsafe-no-fsync", "--log-level=warn",
+	if _, err := procs.aside("etcd", filepath.Join(libexec, "etcd"), "--data-dir="+work+"/etcd", "--unsafe-no-fsync", "--log-level=warn",
 		"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379", "--listen-peer-urls=http://127.0.0.1:2380"); err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func startCluster(ctx context.Context, procs *processes, libexec string) (*clust
 	if err != nil {
 		return nil, err
 	}
-	server, err := procs.start("apiserver", nil, filepath.Join(libexec, "berth-kube"), "apiserver", "--etcd-servers=http://127.0.0.1:2379",
+	server, err := procs.aside("apiserver", filepath.Join(libexec, "berth-kube"), "apiserver", "--etcd-servers=http://127.0.0.1:2379",
 		"--bind-address="+apiHost, "--advertise-address="+apiHost, "--secure-port=6443", "--cert-dir="+certs, "--token-auth-file="+tokens,
 		"--authorization-mode=RBAC", "--service-cluster-ip-range=10.78.0.0/16", "--endpoint-reconciler-type=none",
 		"--service-account-issuer=https://bench", "--service-account-key-file="+keyFile, "--service-account-signing-key-file="+keyFile)

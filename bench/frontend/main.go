@@ -103,7 +103,8 @@ func (o *options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := procs.start("pods", nil, self, "-pod"); err != nil {
+	// Pods go before the load, with which they share processors, as they would on their own: who was called answers, before more is asked.
+	if _, err := procs.start("pods", nil, "chrt", "--rr", "2", self, "-pod"); err != nil {
 		return err
 	}
 	c, err := startCluster(ctx, &procs, o.libexec)

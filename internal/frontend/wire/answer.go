@@ -34,25 +34,20 @@ func (a *Answer) ReadAll(b []byte) error {
 // CopyTo copies the body as it comes; flush is called after each part of a body of unknown length. From one socket
 // to another a body of known length does not pass through this process's memory.
 func (a *Answer) CopyTo(w io.Writer, flush func() error) error {
-	b, ok := chunks.Get().(*[]byte)
-	if !ok {
-		panic("chunks holds something else")
-	}
-	defer chunks.Put(b)
 	var err error
 	switch {
 	case a.Empty(): // whatever length it announces
 	case a.ContentLength > 0:
-		err = a.copyKnown(w, *b)
+		err = a.copyKnown(w)
 	default:
-		read, write := copyBody(w, a.Body, *b, flush)
+		read, write := copyBody(w, a.Body, flush)
 		err = cmp.Or(read, write)
 	}
 	a.read = err == nil
 	return err
 }
 
-func (a *Answer) copyKnown(w io.Writer, b []byte) error {
+func (a *Answer) copyKnown(w io.Writer) error {
 	here, err := a.conn.in.Peek(int(min(int64(a.conn.in.Buffered()), a.ContentLength)))
 	if err != nil {
 		return err
@@ -64,8 +59,14 @@ func (a *Answer) copyKnown(w io.Writer, b []byte) error {
 	if _, err := a.conn.in.Discard(len(here)); err != nil || rest == 0 {
 		return err
 	}
-	n, err := io.CopyBuffer(w, &io.LimitedReader{R: a.conn.Conn, N: rest}, b)
-	if err == nil && n < rest {
+	n := &io.LimitedReader{R: a.conn.Conn, N: rest}
+	if socket, ok := w.(io.ReaderFrom); ok {
+		_, err = socket.ReadFrom(n)
+	} else {
+		read, write := copyBody(w, n, nothing)
+		err = cmp.Or(read, write)
+	}
+	if err == nil && n.N > 0 {
 		err = io.ErrUnexpectedEOF
 	}
 	return err

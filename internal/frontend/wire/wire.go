@@ -27,9 +27,6 @@ const (
 	// lateUpload is how long a body may go on after the answer to it has begun. A server that read it to its
 	// end answers before this side has noticed the end.
 	lateUpload = 100 * time.Millisecond
-	// Chunk is how much of a body is read at a time, in bytes. Half as much cost more processor time for a body of 1 MiB. Twice as much can
-	// cost a seventh less, but a request with a large body holds it for as long as its client sends, and there are thousands of those.
-	Chunk = 128 << 10
 )
 
 // Client keeps connections to servers.
@@ -339,8 +336,6 @@ func (k *conn) free() {
 // upload is a body on its way.
 type upload struct{ done chan error }
 
-var chunks = sync.Pool{New: func() any { b := make([]byte, Chunk); return &b }}
-
 func (k *conn) upload(r *Request) *upload {
 	u := &upload{done: make(chan error, 1)}
 	go func() {
@@ -354,18 +349,13 @@ func (k *conn) upload(r *Request) *upload {
 }
 
 func (k *conn) send(r *Request) error {
-	b, ok := chunks.Get().(*[]byte)
-	if !ok {
-		panic("chunks holds something else")
-	}
-	defer chunks.Put(b)
 	to, flush := io.Writer(k.Conn), nothing
 	var out *bufio.Writer
 	if r.Chunked {
 		out = bufio.NewWriterSize(k.Conn, 4<<10)
 		to, flush = httputil.NewChunkedWriter(out), out.Flush
 	}
-	if read, write := copyBody(to, r.Body, *b, flush); read != nil {
+	if read, write := copyBody(to, r.Body, flush); read != nil {
 		return &UploadError{read}
 	} else if write != nil || !r.Chunked {
 		return write
@@ -377,11 +367,13 @@ func (k *conn) send(r *Request) error {
 func nothing() error { return nil }
 
 // copyBody tells who failed: who is read, or who is written to.
-func copyBody(to io.Writer, from io.Reader, b []byte, flush func() error) (read, write error) {
+func copyBody(to io.Writer, from io.Reader, flush func() error) (read, write error) {
+	c := newChunk()
+	defer func() { c.free() }()
 	for {
-		n, read := from.Read(b)
+		n, read := from.Read(*c.b)
 		if n > 0 {
-			if _, err := to.Write(b[:n]); err != nil {
+			if _, err := to.Write((*c.b)[:n]); err != nil {
 				return nil, err
 			}
 			if err := flush(); err != nil {
@@ -394,6 +386,7 @@ func copyBody(to io.Writer, from io.Reader, b []byte, flush func() error) (read,
 		if read != nil {
 			return read, nil
 		}
+		c.fit(n)
 	}
 }
 
