@@ -42,6 +42,19 @@ func (l load) run(ctx context.Context) (*vegeta.Metrics, error) {
 	return l.by(ctx, c)
 }
 
+// steady has the load made over connections that a fifth of it opened before. begin is called between the two.
+func (l load) steady(ctx context.Context, begin func()) (*vegeta.Metrics, error) {
+	c := newCaller()
+	defer c.client.CloseIdleConnections()
+	opening := l
+	opening.length /= 5
+	if _, err := opening.by(ctx, c); err != nil {
+		return nil, err
+	}
+	begin()
+	return l.by(ctx, c)
+}
+
 // by returns an error when the load was not whole: ctx ended, or there was no timer for it.
 func (l load) by(ctx context.Context, c *caller) (*vegeta.Metrics, error) {
 	options := []func(*vegeta.Attacker){vegeta.MaxWorkers(most), vegeta.Client(&http.Client{Transport: c}), vegeta.MaxBody(0)}
@@ -56,6 +69,7 @@ func (l load) by(ctx context.Context, c *caller) (*vegeta.Metrics, error) {
 		defer p.close()
 		pacer = p
 	}
+	runtime.GC()
 	a := vegeta.NewAttacker(options...)
 	defer context.AfterFunc(ctx, func() { a.Stop() })()
 	var m vegeta.Metrics
@@ -159,7 +173,7 @@ func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
 	}
 	limit := 0.0
 	for rate := 0.25 * m.Throughput; ; rate *= 1.1 {
-		if m, err = (load{targets: targets, rate: rate, length: o.length}).run(ctx); err != nil {
+		if m, err = (load{targets: targets, rate: rate, length: o.length}).steady(ctx, func() {}); err != nil {
 			return 0, err
 		}
 		if failures(m) > 0 || m.Latencies.P99 > onTime || m.Requests == 0 {
@@ -183,21 +197,15 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 			if i > 0 { // in another order in each run
 				w = ways[1+(i-1+run)%(len(ways)-1)]
 			}
-			l := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length / 5}
-			c := newCaller()
-			if _, err := l.by(ctx, c); err != nil { // warm: connections are open then, and are used again
-				return err
-			}
-			l.length = o.length
 			var cpu time.Duration
-			if w.proc != nil {
-				cpu = w.proc.cpu()
-			}
-			m, err := l.by(ctx, c)
+			m, err := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length}.steady(ctx, func() {
+				if w.proc != nil {
+					cpu = w.proc.cpu()
+				}
+			})
 			if err != nil {
 				return err
 			}
-			c.client.CloseIdleConnections()
 			r := result{mean: m.Latencies.Mean, p50: m.Latencies.P50, p99: m.Latencies.P99, failed: failures(m)}
 			if w.proc == nil {
 				if r.failed > 0 {
