@@ -287,7 +287,8 @@ func (c *passage) forward() {
 			head.b = c.toPod(head.b[:0])
 			out = c.request(head)
 		}
-		out.Deadline = time.Now().Add(v.Timeout)
+		asked := time.Now()
+		out.Deadline = asked.Add(v.Timeout)
 		a, err := c.front.model.Do(ctx, d.addr, &out)
 		way.arrived(a, err)
 		if err == nil {
@@ -295,12 +296,12 @@ func (c *passage) forward() {
 			return
 		}
 		var dial *wire.DialError
-		again := errors.As(err, &dial) && ctx.Err() == nil && time.Now().Before(out.Deadline)
-		v.pool.release(d, again)
-		if !again {
+		if !errors.As(err, &dial) || ctx.Err() != nil || !time.Now().Before(out.Deadline) {
+			v.pool.release(d)
 			c.failed(err)
 			return
 		}
+		v.pool.refused(d, asked)
 		if n == attempts {
 			c.refused(noReplicas)
 			return
@@ -310,7 +311,7 @@ func (c *passage) forward() {
 
 // answer passes a model's answer on, and gives its pod back as soon as the model is done.
 func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
-	give := func() { c.version.pool.release(d, false) }
+	give := func() { c.version.pool.answered(d) }
 	if a.StatusCode == http.StatusSwitchingProtocols {
 		a.Close()
 		give()
