@@ -28,8 +28,6 @@ type pod struct {
 	addr   string
 	busy   int
 	usable bool // as Kubernetes sees it
-	// answered is when it last did.
-	answered time.Time
 	// refusing says that it did not take a connection lately.
 	refusing bool
 }
@@ -187,28 +185,12 @@ func (p *pool) usable() int {
 	return n
 }
 
-// answered gives a pod back that answered.
-func (p *pool) answered(d *pod) {
+// release gives a pod back. refused says that it did not take the connection: it gets nothing more for
+// refusedFor.
+func (p *pool) release(d *pod, refused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d.answered = time.Now()
-	p.drop(d)
-}
-
-// release gives a pod back that did not.
-func (p *pool) release(d *pod) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.drop(d)
-}
-
-// refused gives a pod back that did not take a connection, which was asked for at a time. It gets nothing more for refusedFor, unless
-// it has answered others since: then it is well, and what had too much to do is the network or a machine. To take it from all
-// who ask would make that worse, as they would all connect anew afterwards.
-func (p *pool) refused(d *pod, asked time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !d.answered.After(asked) {
+	if refused {
 		d.refusing = true
 		time.AfterFunc(refusedFor, func() {
 			p.mu.Lock()

@@ -230,7 +230,7 @@ func TestQueueIsBounded(t *testing.T) {
 			wg.Go(func() {
 				if d, _ := p.acquire(t.Context(), time.Hour, 0); d != nil {
 					got.Add(1)
-					p.answered(d)
+					p.release(d, false)
 				}
 			})
 		}
@@ -239,7 +239,7 @@ func TestQueueIsBounded(t *testing.T) {
 		if d, why := p.acquire(t.Context(), time.Hour, 0); d != nil || why != overloaded || time.Since(began) != 0 {
 			t.Errorf("beyond a full queue: pod %v, refusal %d after %v; want overloaded at once", d, why, time.Since(began))
 		}
-		p.answered(busy)
+		p.release(busy, false)
 		wg.Wait()
 		if got.Load() != maxQueued {
 			t.Errorf("%d of %d in the queue were served", got.Load(), maxQueued)
@@ -259,7 +259,7 @@ func TestLeastLoaded(t *testing.T) {
 		for range 2000 {
 			if len(taken) == 12 || len(taken) > 0 && random.IntN(2) == 0 {
 				i := random.IntN(len(taken))
-				p.answered(taken[i])
+				p.release(taken[i], false)
 				taken = slices.Delete(taken, i, i+1)
 				continue
 			}
@@ -282,14 +282,14 @@ func TestLeastLoaded(t *testing.T) {
 func TestQueueIsServedWhen(t *testing.T) {
 	t.Parallel()
 	for name, happens := range map[string]func(p *pool, busy *pod){
-		"a request ends":              func(p *pool, busy *pod) { p.answered(busy) },
+		"a request ends":              func(p *pool, busy *pod) { p.release(busy, false) },
 		"a pod comes":                 func(p *pool, _ *pod) { p.setPods(up("a", "b")) },
 		"another pod takes its place": func(p *pool, _ *pod) { p.setPods(up("b")) },
 		"a pod becomes ready":         func(p *pool, _ *pod) { p.setPods(map[string]bool{"a": true, "sick": true}) },
 		"the limit rises":             func(p *pool, _ *pod) { p.setLimit(2) },
-		"a pod no longer refuses":     func(p *pool, busy *pod) { p.refused(busy, time.Now()); time.Sleep(refusedFor) },
+		"a pod no longer refuses":     func(p *pool, busy *pod) { p.release(busy, true); time.Sleep(refusedFor) },
 		"a pod that refused came back": func(p *pool, busy *pod) {
-			p.refused(busy, time.Now())
+			p.release(busy, true)
 			p.setPods(map[string]bool{"a": false})
 			p.setPods(up("a"))
 		},
@@ -332,12 +332,12 @@ func TestPodGivenToWhoLeaves(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
 				if d, _ := p.acquire(ctx, time.Hour, 0); d != nil {
-					p.answered(d)
+					p.release(d, false)
 				}
 			}()
 			synctest.Wait()
 			cancel() // wakes the waiter, which is mostly too slow to leave the queue before
-			p.answered(busy)
+			p.release(busy, false)
 			synctest.Wait()
 			if l := p.load(time.Now()); l.busy != 0 || l.queued != 0 {
 				t.Fatalf("afterwards the load is %+v", l)
@@ -365,7 +365,7 @@ func TestLoad(t *testing.T) {
 		time.Sleep(time.Minute)
 		want(load{busy: 2, replicas: 3})
 		for _, d := range all {
-			p.answered(d)
+			p.release(d, false)
 		}
 		want(load{replicas: 3})
 		time.Sleep(time.Second)

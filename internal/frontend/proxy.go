@@ -287,8 +287,7 @@ func (c *passage) forward() {
 			head.b = c.toPod(head.b[:0])
 			out = c.request(head)
 		}
-		asked := time.Now()
-		out.Deadline = asked.Add(v.Timeout)
+		out.Deadline = time.Now().Add(v.Timeout)
 		a, err := c.front.model.Do(ctx, d.addr, &out)
 		way.arrived(a, err)
 		if err == nil {
@@ -296,12 +295,12 @@ func (c *passage) forward() {
 			return
 		}
 		var dial *wire.DialError
-		if !errors.As(err, &dial) || ctx.Err() != nil || !time.Now().Before(out.Deadline) {
-			v.pool.release(d)
+		again := errors.As(err, &dial) && ctx.Err() == nil && time.Now().Before(out.Deadline)
+		v.pool.release(d, again)
+		if !again {
 			c.failed(err)
 			return
 		}
-		v.pool.refused(d, asked)
 		if n == attempts {
 			c.refused(noReplicas)
 			return
@@ -311,7 +310,7 @@ func (c *passage) forward() {
 
 // answer passes a model's answer on, and gives its pod back as soon as the model is done.
 func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
-	give := func() { c.version.pool.answered(d) }
+	give := func() { c.version.pool.release(d, false) }
 	if a.StatusCode == http.StatusSwitchingProtocols {
 		a.Close()
 		give()

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -614,43 +613,6 @@ func TestPodThatRefusesLosesNoRequest(t *testing.T) {
 		if got := n.dialled("b:5001"); got == refused {
 			t.Error("a pod that refused once never gets anything again")
 		}
-	})
-}
-
-// A connection that is not made says little of a pod that answers others meanwhile: they keep it.
-func TestPodThatAnswersIsNotTakenForGone(t *testing.T) {
-	t.Parallel()
-	bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
-		f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].MaxConcurrent = 10 }))
-		n.listen(t, "pod:5001", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(100 * time.Millisecond) }))
-		f.SetPods("iris", up("pod:5001"))
-		connect, lost := f.model.DialContext, atomic.Bool{}
-		f.model.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if lost.CompareAndSwap(true, false) {
-				time.Sleep(dialer.Timeout)
-				return nil, os.ErrDeadlineExceeded
-			}
-			return connect(ctx, network, addr)
-		}
-		c := n.client(t)
-		lost.Store(true)
-		var wg sync.WaitGroup
-		wg.Go(func() { // its second try is
-			a := score(t, c, "iris", "x")
-			a.want(t, 200, "model", "")
-			if want := dialer.Timeout + 100*time.Millisecond; a.took != want {
-				t.Errorf("the one whose connection was not made was answered after %v, want %v", a.took, want)
-			}
-		})
-		synctest.Wait()
-		for range 30 {
-			a := score(t, c, "iris", "x")
-			a.want(t, 200, "model", "")
-			if a.took != 100*time.Millisecond {
-				t.Errorf("another was answered after %v", a.took)
-			}
-		}
-		wg.Wait()
 	})
 }
 
