@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/berthdev/berth/internal/frontend"
+	"github.com/berthdev/berth/internal/frontend/http1"
 	"github.com/berthdev/berth/internal/frontend/kube"
 	"github.com/berthdev/berth/internal/route"
 )
@@ -33,13 +34,13 @@ type program struct {
 func (p *program) run(stop context.Context) error {
 	var stopping atomic.Bool
 	callers := closing(&stopping, p.front)
-	plain, secure, peers := server(callers), server(callers), server(closing(&stopping, p.front.Inner()))
+	plain, peers := p.plain(callers), p.plain(closing(&stopping, p.front.Inner()))
+	secure, status := secure{full(callers)}, full(p.status(&stopping))
 	secure.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.watcher.Certificate}
-	status := server(p.status(&stopping))
 	watching, forget := context.WithCancel(context.Background())
 	defer forget()
 	group, ctx := errgroup.WithContext(stop)
-	for port, s := range map[int]*http.Server{route.HTTPPort: plain, route.HTTPSPort: secure, route.PeersPort: peers, route.StatusPort: status} {
+	for port, s := range map[int]server{route.HTTPPort: plain, route.HTTPSPort: secure, route.PeersPort: peers, route.StatusPort: status} {
 		group.Go(func() error {
 			if s != status { // until it knows the services, callers and other front ends are better off elsewhere
 				select {
@@ -52,11 +53,7 @@ func (p *program) run(stop context.Context) error {
 			if err != nil {
 				return err
 			}
-			serve := s.Serve
-			if s.TLSConfig != nil {
-				serve = func(l net.Listener) error { return s.ServeTLS(l, "", "") }
-			}
-			if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
 			return nil
@@ -102,7 +99,7 @@ func (p *program) status(stopping *atomic.Bool) http.Handler {
 
 // drain ends servers when they have finished their requests. All of them at once: one that waited for another would take
 // new requests from connections that it keeps, and a long request there would leave no time for those here.
-func (p *program) drain(servers ...*http.Server) {
+func (p *program) drain(servers ...server) {
 	within := min(p.front.Longest(), route.MaxDrain)
 	p.log.Info("no new requests are taken", "finishing_within", within.String())
 	end, cancel := context.WithTimeout(context.Background(), within)
@@ -120,11 +117,35 @@ func (p *program) drain(servers ...*http.Server) {
 	}
 }
 
-// server has limits for what comes before a body; bodies and answers take as long as models do.
-func server(h http.Handler) *http.Server {
+// server answers what comes to a listener.
+type server interface {
+	Serve(l net.Listener) error
+	Shutdown(ctx context.Context) error
+	Close() error
+}
+
+// Limits of what comes before a body; bodies and answers take as long as models do.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10 // bytes
+)
+
+// plain is a server of requests that come as they are.
+func (p *program) plain(h http.Handler) *http1.Server {
+	return &http1.Server{Handler: h, HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeader: maxHeader, Log: p.log}
+}
+
+// full is a server that can do more: TLS and HTTP/2.
+func full(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		HTTP2:    &http.HTTP2Config{MaxReceiveBufferPerStream: frontend.StreamBuffer},
 		ErrorLog: log.New(io.Discard, "", 0), // clients that break a handshake are not news
 	}
 }
+
+// secure is a server of TLS connections.
+type secure struct{ *http.Server }
+
+func (s secure) Serve(l net.Listener) error { return s.ServeTLS(l, "", "") }

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"testing"
+	"time"
 
+	"github.com/berthdev/berth/internal/frontend/http1"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -74,7 +75,7 @@ func BenchmarkScore(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			server := &http.Server{Handler: f}
+			server := &http1.Server{Handler: f, HeaderTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeader: 64 << 10, Log: quiet}
 			go func() { _ = server.Serve(l) }()
 			b.Cleanup(func() { _ = server.Close() })
 			head := fmt.Appendf(nil, "POST /api/v1/service/iris/score HTTP/1.1\r\nHost: %s\r\nUser-Agent: Go-http-client/1.1\r\nAuthorization: Bearer %s\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\nAccept-Encoding: gzip\r\n\r\n", l.Addr(), primary, size)

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/berthdev/berth/internal/frontend/http1"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -23,6 +24,7 @@ type network struct {
 	mu    sync.Mutex
 	hosts map[string]*host
 	dials map[string]int // connections asked for, by address
+	kind  func(http.Handler) server
 }
 
 type host struct {
@@ -30,7 +32,7 @@ type host struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
-	server *http.Server
+	server server
 }
 
 func (h *host) Accept() (net.Conn, error) {
@@ -97,7 +99,13 @@ func (n *network) dialled(addr string) int {
 // listen starts a host.
 func (n *network) listen(t *testing.T, addr string, handler http.Handler) *host {
 	t.Helper()
-	h := &host{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{}), server: &http.Server{Handler: handler}}
+	return n.serve(t, addr, full(handler))
+}
+
+// serve starts a host with a server of its own.
+func (n *network) serve(t *testing.T, addr string, s server) *host {
+	t.Helper()
+	h := &host{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{}), server: s}
 	n.mu.Lock()
 	n.hosts[addr] = h
 	n.mu.Unlock()
@@ -106,6 +114,20 @@ func (n *network) listen(t *testing.T, addr string, handler http.Handler) *host 
 	return h
 }
 
+// server is what front ends answer with: kinds are those that they have.
+type server interface {
+	Serve(l net.Listener) error
+	Close() error
+}
+
+// plain is for requests that come as they are.
+func plain(h http.Handler) server {
+	return &http1.Server{Handler: h, HeaderTimeout: time.Hour, IdleTimeout: time.Hour, MaxHeader: 64 << 10, Log: quiet}
+}
+
+// full is for TLS and HTTP/2.
+func full(h http.Handler) server { return &http.Server{Handler: h} }
+
 // front starts a front end at an address, with its inner listener at peersAddr(addr).
 func (n *network) front(t *testing.T, addr string) *FrontEnd {
 	t.Helper()
@@ -113,7 +135,7 @@ func (n *network) front(t *testing.T, addr string) *FrontEnd {
 	f.model.DialContext, f.peer.DialContext = n.dialFrom(address(addr)), n.dialFrom(address(addr))
 	t.Cleanup(f.model.CloseIdle)
 	t.Cleanup(f.peer.CloseIdle)
-	n.listen(t, addr, f)
+	n.serve(t, addr, n.kind(f))
 	return f
 }
 
@@ -125,12 +147,19 @@ func (n *network) client(t *testing.T) *http.Client {
 	return &http.Client{Transport: tr}
 }
 
-// bubble runs a test of a network with one front end, at fe:80.
+// bubble runs a test of a network with one front end, at fe:80, once with each kind of server.
 func bubble(t *testing.T, test func(t *testing.T, n *network, f *FrontEnd)) {
+	t.Helper()
+	t.Run("plain", func(t *testing.T) { t.Parallel(); bubbleOf(t, plain, test) })
+	t.Run("full", func(t *testing.T) { t.Parallel(); bubbleOf(t, full, test) })
+}
+
+// bubbleOf runs it with one.
+func bubbleOf(t *testing.T, kind func(http.Handler) server, test func(t *testing.T, n *network, f *FrontEnd)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		t.Cleanup(func() { time.Sleep(time.Second) }) // of the bubble's time: servers linger on connections they close
-		n := &network{hosts: map[string]*host{}, dials: map[string]int{}}
+		n := &network{hosts: map[string]*host{}, dials: map[string]int{}, kind: kind}
 		test(t, n, n.front(t, fe))
 	})
 }

@@ -35,7 +35,7 @@ func newFleet(t *testing.T, n *network) *fleet {
 		outer, inner := fmt.Sprintf("fe%d:80", i), fmt.Sprintf("fe%d:9001", i)
 		f := n.front(t, outer)
 		fl.fronts, fl.outer, fl.addrs = append(fl.fronts, f), append(fl.outer, outer), append(fl.addrs, inner)
-		fl.inner = append(fl.inner, n.listen(t, inner, f.Inner()))
+		fl.inner = append(fl.inner, n.serve(t, inner, n.kind(f.Inner())))
 	}
 	for i, f := range fl.fronts {
 		f.SetPeers(fl.addrs[i], fl.addrs, peerToken)
@@ -58,10 +58,15 @@ func (fl *fleet) score(t *testing.T, c *http.Client, i int, body io.Reader) answ
 	return send(c, requestTo(t, fl.outer[i], "POST", "/api/v1/service/iris/score", body))
 }
 
-// fleetBubble runs a test of three front ends with a service and its pod.
+// fleetBubble runs a test of three front ends with a service and its pod, once with each kind of server.
 func fleetBubble(t *testing.T, pod http.Handler, test func(t *testing.T, n *network, fl *fleet)) {
 	t.Helper()
-	bubble(t, func(t *testing.T, n *network, _ *FrontEnd) {
+	bubble(t, withFleet(pod, test))
+}
+
+func withFleet(pod http.Handler, test func(t *testing.T, n *network, fl *fleet)) func(*testing.T, *network, *FrontEnd) {
+	return func(t *testing.T, n *network, _ *FrontEnd) {
+		t.Helper()
 		fl := newFleet(t, n)
 		n.listen(t, "pod:5001", pod)
 		fl.each(func(f *FrontEnd) {
@@ -69,7 +74,7 @@ func fleetBubble(t *testing.T, pod http.Handler, test func(t *testing.T, n *netw
 			f.SetPods("iris", up("pod:5001"))
 		})
 		test(t, n, fl)
-	})
+	}
 }
 
 func TestOwners(t *testing.T) {
@@ -301,7 +306,7 @@ func TestOwnerIsKilled(t *testing.T) {
 
 func TestClientOfAPassedOnRequestIsGone(t *testing.T) {
 	t.Parallel()
-	fleetBubble(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	bubbleOf(t, full, withFleet(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if string(body) == "long" {
 			<-r.Context().Done()
@@ -322,5 +327,5 @@ func TestClientOfAPassedOnRequestIsGone(t *testing.T) {
 			t.Errorf("the pod still works for nobody: %+v", got)
 		}
 		fl.score(t, n.client(t), fl.other, strings.NewReader("x")).want(t, 200, "model", "")
-	})
+	}))
 }

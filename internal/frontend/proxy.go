@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -86,7 +87,9 @@ func (f *FrontEnd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) {
 	if r.URL.Path == "/" {
-		_, _ = io.WriteString(w, "Healthy") // for load balancers
+		const healthy = "Healthy" // for load balancers
+		w.Header().Set("Content-Length", strconv.Itoa(len(healthy)))
+		_, _ = io.WriteString(w, healthy)
 		return
 	}
 	c := passage{front: f, w: w, r: r, fromPeer: fromPeer, id: r.Header.Get(requestID), sent: newUpload(w, r.Body)}
@@ -161,8 +164,10 @@ func (f *FrontEnd) refuse(w http.ResponseWriter, service string, status int, rea
 	if status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
 	}
+	body, _ := json.Marshal(map[string]any{"error": map[string]string{"code": reason, "message": message}}) // strings cannot fail
+	h.Set("Content-Length", strconv.Itoa(len(body)+1))
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]string{"code": reason, "message": message}}) // the client is gone when this fails
+	_, _ = w.Write(append(body, '\n')) // the client is gone when this fails
 	f.metrics.count(service, "", status)
 }
 

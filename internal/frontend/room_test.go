@@ -40,7 +40,7 @@ func TestOverloadedServicesShareMemory(t *testing.T) {
 	}{"small bodies": {100, false}, "bodies that are kept": {small, false}, "bodies that wait": {2 * small, false}, "bodies of unknown length": {100, true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			fleetBubble(t, text("ok"), func(t *testing.T, n *network, fl *fleet) {
+			bubbleOf(t, full, withFleet(text("ok"), func(t *testing.T, n *network, fl *fleet) {
 				hang := make(chan struct{})
 				fl.each(func(f *FrontEnd) { f.room.size = size })
 				n.listen(t, "rose:5001", text("rose"))
@@ -106,7 +106,7 @@ func TestOverloadedServicesShareMemory(t *testing.T) {
 				}
 				synctest.Wait()
 				fl.each(func(f *FrontEnd) { idle(t, f) })
-			})
+			}))
 		})
 	}
 }
