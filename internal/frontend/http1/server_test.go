@@ -277,6 +277,7 @@ func TestCallerGoes(t *testing.T) {
 		"had no body":                 {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", func(c *net.TCPConn) { _ = c.Close() }, true},
 		"had its second request":      {"GET /at-once HTTP/1.1\r\nHost: x\r\n\r\n" + head + "abc", func(c *net.TCPConn) { _ = c.Close() }, true},
 		"sends more":                  {head + "abc", func(c *net.TCPConn) { _, _ = io.WriteString(c, last) }, false},
+		"breaks off in its second":    {"GET /at-once HTTP/1.1\r\nHost: x\r\n\r\n" + head + "a", func(c *net.TCPConn) { _ = c.CloseWrite() }, false},
 		"breaks off":                  {head + "a", func(c *net.TCPConn) { _ = c.CloseWrite() }, false},
 		"chunks, and closes":          {"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", func(c *net.TCPConn) { _ = c.Close() }, true},
 		"closed before it was served": {head + "abc", nil, true},
@@ -284,15 +285,19 @@ func TestCallerGoes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			began, left, over := make(chan bool), make(chan bool), make(chan bool, 1)
-			addr := serving(t, server(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			var s *Server
+			s = server(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				if r.URL.Path != "/" {
 					return
 				}
 				began <- true
 				<-left
+				for strings.HasPrefix(name, "breaks off") && !s.noticed() {
+					time.Sleep(time.Millisecond)
+				}
 				_, err := io.Copy(io.Discard, r.Body)
 				if !tt.gone { // what happened is known when the body ends, or never
-					over <- r.Context().Err() != nil || (err != nil) != (name == "breaks off")
+					over <- r.Context().Err() != nil || (err != nil) != strings.HasPrefix(name, "breaks off")
 					return
 				}
 				select {
@@ -301,7 +306,8 @@ func TestCallerGoes(t *testing.T) {
 				case <-time.After(10 * time.Second):
 					over <- false
 				}
-			})))
+			}))
+			addr := serving(t, s)
 			c := connect(t, addr)
 			_, _ = io.WriteString(c, tt.sent)
 			if tt.leave == nil {
@@ -317,6 +323,18 @@ func TestCallerGoes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// noticed reports whether a caller closed its direction.
+func (s *Server) noticed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.callers {
+		if c.hup.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // A handler that waits for its caller while the body is read hears of it as well.
@@ -492,8 +510,15 @@ func newPipes() *pipes {
 
 func (p *pipes) dial() net.Conn {
 	here, there := net.Pipe()
-	p.conns <- there
+	p.conns <- half{there}
 	return here
+}
+
+// half is a connection of which one direction can be closed.
+type half struct{ net.Conn }
+
+func (half) CloseWrite() error {
+	return nil
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
@@ -538,7 +563,8 @@ func TestCallersThatDoNothing(t *testing.T) {
 		"half a header":   {"GET / HTTP/1.1\r\nHost: x\r\n", 10 * time.Second},
 		"one request":     {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", time.Minute},
 		"one and a half":  {"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", 10 * time.Second},
-		"an unread body":  {"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na", unreadFor},
+		"an unread body":  {"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na", unreadFor + lastWords},
+		"nonsense":        {"nonsense\r\n\r\n", lastWords},
 		"an answered one": {"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na", time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -554,19 +580,58 @@ func TestCallersThatDoNothing(t *testing.T) {
 	}
 }
 
+// A handler decides how long a body and an answer may take. What it decides is over with the request.
+func TestDeadlines(t *testing.T) {
+	t.Parallel()
+	inFakeTime(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if string(body) != "abc" || err != nil {
+			t.Errorf("%q, %v", body, err)
+		}
+		c := http.NewResponseController(w)
+		if r.URL.Path != "/first" {
+			return
+		}
+		if err := errors.Join(c.SetReadDeadline(time.Now().Add(time.Second)), c.SetWriteDeadline(time.Now().Add(time.Second))); err != nil {
+			t.Error(err)
+		}
+	}), func(t *testing.T, _ *Server, p *pipes, _ <-chan error) {
+		c := p.dial()
+		in := bufio.NewReader(c)
+		for _, path := range []string{"/first", "/second"} {
+			_, _ = io.WriteString(c, "POST "+path+" HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+			time.Sleep(5 * time.Minute)
+			_, _ = io.WriteString(c, "abc")
+			if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != 200 {
+				t.Fatal(resp, err)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		_ = c.Close()
+	})
+}
+
 func TestShutdown(t *testing.T) {
 	t.Parallel()
-	inFakeTime(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
+	inFakeTime(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/begun" {
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(time.Minute)
+		}
+		if r.URL.Path != "/" {
 			time.Sleep(time.Minute)
 		}
 	}), func(t *testing.T, s *Server, p *pipes, ended <-chan error) {
-		idle, busy, fresh := p.dial(), p.dial(), p.dial()
+		idle, busy, begun, fresh := p.dial(), p.dial(), p.dial(), p.dial()
 		_, _ = io.WriteString(idle, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		if resp, err := http.ReadResponse(bufio.NewReader(idle), nil); err != nil || resp.Close {
 			t.Fatal(resp, err)
 		}
 		_, _ = io.WriteString(busy, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+		_, _ = io.WriteString(begun, "GET /begun HTTP/1.1\r\nHost: x\r\n\r\n")
+		if resp, err := http.ReadResponse(bufio.NewReader(begun), nil); err != nil || resp.Close {
+			t.Fatal(resp, err)
+		}
 		synctest.Wait()
 		began, over := time.Now(), make(chan error, 1)
 		go func() { over <- s.Shutdown(context.Background()) }()
@@ -574,6 +639,11 @@ func TestShutdown(t *testing.T) {
 		wg.Go(func() {
 			if got := open(idle); got != 0 {
 				t.Errorf("an idle connection was closed after %v", got)
+			}
+		})
+		wg.Go(func() {
+			if got := open(begun); got != 2*time.Minute {
+				t.Errorf("a connection whose answer had begun was closed after %v", got)
 			}
 		})
 		wg.Go(func() {
@@ -585,7 +655,7 @@ func TestShutdown(t *testing.T) {
 		if err != nil || !resp.Close || time.Since(began) != time.Minute {
 			t.Errorf("a request that was there is answered with %v, %v after %v", resp, err, time.Since(began))
 		}
-		if err := <-over; err != nil || time.Since(began) != time.Minute {
+		if err := <-over; err != nil || time.Since(began) != 2*time.Minute {
 			t.Errorf("shut down with %v after %v", err, time.Since(began))
 		}
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
