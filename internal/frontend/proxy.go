@@ -70,7 +70,7 @@ type passage struct {
 	target
 	entry   *entry
 	version *version
-	sent    *upload
+	sent    upload
 	early   *buffer   // a small body, read; nil otherwise
 	body    io.Reader // any other
 	held    int64     // of the front end's room
@@ -92,9 +92,10 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 		_, _ = io.WriteString(w, healthy)
 		return
 	}
-	c := passage{front: f, w: w, r: r, fromPeer: fromPeer, id: r.Header.Get(requestID), sent: newUpload(w, r.Body)}
+	c := passage{front: f, w: w, r: r, fromPeer: fromPeer, id: r.Header.Get(requestID)}
+	c.sent.begin(w, r.Body)
 	defer c.sent.end()
-	c.body = c.sent
+	c.body = &c.sent
 	if c.id == "" {
 		if c.id = r.Header.Get("X-Request-Id"); c.id == "" {
 			c.id = r.Header.Get("X-Ms-Client-Request-Id")
@@ -223,7 +224,7 @@ func (c *passage) readEarly() error {
 	b := newBuffer(int(n))
 	b.b = b.b[:n]
 	defer time.AfterFunc(c.limit(), c.sent.cut).Stop()
-	if _, err := io.ReadFull(c.sent, b.b); err != nil {
+	if _, err := io.ReadFull(&c.sent, b.b); err != nil {
 		b.free()
 		if gone := c.r.Context().Err(); gone != nil && !c.sent.late() { // the server takes one that is cut off for gone
 			return gone
@@ -268,7 +269,7 @@ func (c *passage) forward() {
 		return
 	}
 	if c.r.ContentLength < 0 {
-		c.body = http.MaxBytesReader(c.w, c.sent, v.MaxBody)
+		c.body = http.MaxBytesReader(c.w, &c.sent, v.MaxBody)
 	}
 	if err := c.readEarly(); err != nil {
 		c.failed(err)

@@ -15,12 +15,12 @@ import (
 // ends with the time limit, and soon after there is an answer.
 type upload struct {
 	body    io.Reader
-	control *http.ResponseController
-	reading chan struct{} // capacity 1: who reads has put something in
+	control http.ResponseController
 
-	mu   sync.Mutex
-	err  error // what reading ends with, nil before it does
-	slow bool  // it was cut off while somebody waited for more
+	mu      sync.Mutex
+	reading bool  // somebody waits for more; one at a time may
+	err     error // what reading ends with, nil before it does
+	slow    bool  // it was cut off while somebody waited for more
 }
 
 const (
@@ -30,47 +30,45 @@ const (
 	stall = time.Minute
 )
 
-func newUpload(w http.ResponseWriter, body io.ReadCloser) *upload {
-	u := &upload{body: body, control: http.NewResponseController(w), reading: make(chan struct{}, 1)}
+// begin is for the body of a request that is answered with w.
+func (u *upload) begin(w http.ResponseWriter, body io.ReadCloser) {
+	u.body, u.control = body, *http.NewResponseController(w)
 	if body == http.NoBody {
 		u.err = io.EOF
 	}
-	return u
 }
 
 func (u *upload) Read(p []byte) (int, error) {
-	u.reading <- struct{}{}
-	defer func() { <-u.reading }()
-	if err := u.over(); err != nil {
+	if err := u.ask(); err != nil {
 		return 0, err
 	}
 	n, err := u.body.Read(p)
-	if err != nil {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		if u.err == nil {
-			u.err = err
-		}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.reading = false
+	if err != nil && u.err == nil {
+		u.err = err
 	}
 	return n, err
 }
 
-// Close does nothing: the server closes what is under it in the end.
-func (*upload) Close() error { return nil }
-
-// over is what reading ended with, nil before it does.
-func (u *upload) over() error {
+// ask begins to wait for more, unless reading came to its end.
+func (u *upload) ask() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.reading = u.err == nil
 	return u.err
 }
+
+// Close does nothing: the server closes what is under it in the end.
+func (*upload) Close() error { return nil }
 
 // cut ends waiting for more of the body.
 func (u *upload) cut() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.err == nil {
-		u.slow, u.err = len(u.reading) > 0, os.ErrDeadlineExceeded
+		u.slow, u.err = u.reading, os.ErrDeadlineExceeded
 		u.wait(0)
 	}
 }
