@@ -24,14 +24,16 @@ type Answer struct {
 // Empty reports whether there is no body.
 func (a *Answer) Empty() bool { return a.Body == http.NoBody }
 
-// ReadAll reads a body of known length, which b has to have. It returns os.ErrDeadlineExceeded when there was no time for all of it.
+// ReadAll reads a body of known length, which b has to have. It returns os.ErrDeadlineExceeded when there was no time for all of
+// it, and *ClosedError when the connection ended before.
 func (a *Answer) ReadAll(b []byte) error {
 	_, err := io.ReadFull(a.Body, b)
 	a.read = err == nil
-	return err
+	return closed(err)
 }
 
-// CopyTo copies the body as it comes; flush is called after each part of a body of unknown length. From one socket
+// CopyTo copies the body as it comes; flush is called after each part of a body of unknown length. It returns *ClosedError when the
+// connection is seen to have ended before. From one socket
 // to another a body of known length does not pass through this process's memory.
 func (a *Answer) CopyTo(w io.Writer, flush func() error) error {
 	var err error
@@ -41,7 +43,7 @@ func (a *Answer) CopyTo(w io.Writer, flush func() error) error {
 		err = a.copyKnown(w)
 	default:
 		read, write := copyBody(w, a.Body, flush)
-		err = cmp.Or(read, write)
+		err = cmp.Or(closed(read), write)
 	}
 	a.read = err == nil
 	return err
@@ -64,10 +66,10 @@ func (a *Answer) copyKnown(w io.Writer) error {
 		_, err = socket.ReadFrom(n)
 	} else {
 		read, write := copyBody(w, n, nothing)
-		err = cmp.Or(read, write)
+		err = cmp.Or(closed(read), write)
 	}
 	if err == nil && n.N > 0 {
-		err = io.ErrUnexpectedEOF
+		err = &ClosedError{io.ErrUnexpectedEOF}
 	}
 	return err
 }

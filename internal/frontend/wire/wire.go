@@ -64,6 +64,22 @@ type DialError struct{ Err error }
 func (e *DialError) Error() string { return "connecting: " + e.Err.Error() }
 func (e *DialError) Unwrap() error { return e.Err }
 
+// ClosedError says that the connection ended before the answer did, by the server's doing or the network's.
+type ClosedError struct{ Err error }
+
+func (e *ClosedError) Error() string { return "the server closed the connection: " + e.Err.Error() }
+func (e *ClosedError) Unwrap() error { return e.Err }
+
+// closed tells an end of the connection, among the errors of reading an answer, from an answer that cannot be understood, from
+// one that takes too long, and from a connection that this side closed.
+func closed(err error) error {
+	var socket *net.OpError
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &socket) && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
+		return &ClosedError{err}
+	}
+	return err
+}
+
 // UploadError says that the request's body could not be read to its end.
 type UploadError struct{ Err error }
 
@@ -77,8 +93,8 @@ var (
 
 // Do sends a request and returns the answer when its header is there. The caller closes the answer.
 //
-// Errors: *DialError; *UploadError; what matches os.ErrDeadlineExceeded when the deadline passed; ctx's error; else
-// the server ended the connection, or spoke no HTTP. A request is sent once: only when a kept connection turns out
+// Errors: *DialError; *UploadError; what matches os.ErrDeadlineExceeded when the deadline passed; ctx's error;
+// *ClosedError; else the server spoke no HTTP. A request is sent once: only when a kept connection turns out
 // to be closed before a byte was written is another one taken.
 func (c *Client) Do(ctx context.Context, addr string, r *Request) (*Answer, error) {
 	for {
@@ -269,6 +285,8 @@ func (k *conn) exchange(ctx context.Context, r *Request) (*Answer, error) {
 		err = ctx.Err()
 	} else if gone := ctx.Err(); gone != nil {
 		err = gone
+	} else {
+		err = closed(err)
 	}
 	k.left = math.MaxInt64
 	whole, late := sendErr == nil, false

@@ -78,6 +78,11 @@ func (c *Client) kept() int {
 	return len(c.idle["pod"])
 }
 
+func isClosed(err error) bool {
+	var closed *ClosedError
+	return errors.As(err, &closed)
+}
+
 const whole = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 func TestAnswers(t *testing.T) {
@@ -134,6 +139,9 @@ func TestAnswers(t *testing.T) {
 					if err == nil || !strings.Contains(err.Error(), tt.err) {
 						t.Fatalf("error %v, want one with %q", err, tt.err)
 					}
+					if isClosed(err) != (tt.err == broken) {
+						t.Errorf("the server closed the connection: %v, by the error %v", isClosed(err), err)
+					}
 					return
 				}
 				if err != nil {
@@ -145,6 +153,9 @@ func TestAnswers(t *testing.T) {
 				}
 				if tt.bodyErr == "" && err != nil || tt.bodyErr != "" && (err == nil || !strings.Contains(err.Error(), tt.bodyErr)) {
 					t.Errorf("the body's error is %v, want %q", err, tt.bodyErr)
+				}
+				if isClosed(err) != (tt.bodyErr == broken) {
+					t.Errorf("the server closed the connection: %v, by the body's error %v", isClosed(err), err)
 				}
 				if kept := c.kept() == 1; kept != tt.kept {
 					t.Errorf("the connection was kept: %v, want %v", kept, tt.kept)
@@ -454,7 +465,7 @@ func TestBodyThatCannotBeRead(t *testing.T) {
 		cause := errors.New("no more")
 		_, err := c.Do(t.Context(), "pod", posting(io.MultiReader(strings.NewReader("half"), broken{cause}), 8))
 		var u *UploadError
-		if !errors.As(err, &u) || !errors.Is(err, cause) {
+		if !errors.As(err, &u) || !errors.Is(err, cause) || isClosed(err) {
 			t.Errorf("error %v", err)
 		}
 		synctest.Wait()
@@ -498,7 +509,7 @@ func TestTimeAndCallers(t *testing.T) {
 							want = io.ErrClosedPipe
 						}
 					}
-					if took := time.Since(began); !errors.Is(err, want) || took != time.Minute {
+					if took := time.Since(began); !errors.Is(err, want) || isClosed(err) || took != time.Minute {
 						t.Errorf("error %v after %v, want %v after a minute", err, took, want)
 					}
 				})
@@ -532,6 +543,78 @@ func TestDialErrors(t *testing.T) {
 			t.Errorf("error %v: who is gone is no reason to try another server", err)
 		}
 	})
+}
+
+// Over TCP, too, a caller who leaves is not taken for a server that closed the connection.
+func TestCallerLeavesOverTCP(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+		_, _ = io.Copy(io.Discard, c) // until the other side closes
+		_ = c.Close()
+	}()
+	c := &Client{IdleFor: time.Minute, DialContext: (&net.Dialer{}).DialContext}
+	ctx, leave := context.WithCancel(t.Context())
+	a, err := c.Do(ctx, l.Addr().String(), get())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	leave()
+	if err := a.ReadAll(make([]byte, 3)); err == nil || isClosed(err) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A machine may break a connection off where a process would have closed it.
+func TestConnectionsThatAreResetOverTCP(t *testing.T) {
+	t.Parallel()
+	for n, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"} {
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		read := make(chan struct{})
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = http.ReadRequest(bufio.NewReader(c))
+			_, _ = io.WriteString(c, answer)
+			if answer != "" {
+				<-read // a reset would take it away
+			}
+			if socket, ok := c.(*net.TCPConn); ok {
+				_ = socket.SetLinger(0)
+			}
+			_ = c.Close()
+		}()
+		c := &Client{IdleFor: time.Minute, DialContext: (&net.Dialer{}).DialContext}
+		a, err := c.Do(t.Context(), l.Addr().String(), get())
+		if answer != "" && err == nil {
+			close(read)
+			if n == 1 {
+				err = a.ReadAll(make([]byte, 3))
+			} else {
+				err = a.CopyTo(struct{ io.Writer }{io.Discard}, nothing)
+			}
+			a.Close()
+		}
+		if !isClosed(err) {
+			t.Errorf("after %q: error %v", answer, err)
+		}
+	}
 }
 
 // Over TCP a kept connection is looked at before it is used.
