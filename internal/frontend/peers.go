@@ -97,7 +97,9 @@ func (c *passage) passOn() bool {
 		if err == nil {
 			defer a.Close()
 			copyHeader(c.w.Header(), a.Header)
-			c.stream(a, a.StatusCode)
+			if c.stream(a, a.StatusCode) != nil {
+				panic(http.ErrAbortHandler)
+			}
 			return true
 		}
 	}

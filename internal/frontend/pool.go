@@ -19,7 +19,7 @@ type pool struct {
 	pods    []*pod
 	next    int // where the search for a free one begins, so that equals take turns
 	queue   []*waiter
-	changed func() // told when a request finds no pod at all, so that scaling need not wait for its next look
+	changed func() // told when a request finds no pods, so that scaling need not wait for its next look
 	last    time.Time
 	routes  int // versions of routes that lead here; guarded by the front end
 }
@@ -28,15 +28,25 @@ type pod struct {
 	addr   string
 	busy   int
 	usable bool // as Kubernetes sees it
-	// refusing says that it did not take a connection lately.
-	refusing bool
+	// answered is when it last did.
+	answered time.Time
+	// doubt is whether it serves, because something failed there; nil when there is none. Until this timer ends it, an answer does, or
+	// Kubernetes that sees the pod become usable, it gets no requests. Kubernetes may never notice what went
+	// wrong, so the pod has to be tried again.
+	doubt *time.Timer
 }
 
-// refusedFor is how long a pod that did not take a connection gets no other, unless it is seen to become
-// usable sooner. Kubernetes may never notice what went wrong, so the pod has to be tried again.
-const refusedFor = time.Second
+const (
+	// refusedFor is how long a pod is in doubt that did not take a connection.
+	refusedFor = time.Second
+	// closedFor is how long a pod is in doubt that closed a connection without an answer. A container that is killed closes one
+	// after the other while its processes end, and until then its machine takes connections for it: who comes next would be
+	// lost as well. With little CPU to spend the container may have to wait for the next period of its limit,
+	// 100 ms, before it ends. Afterwards it refuses, which loses nothing.
+	closedFor = 250 * time.Millisecond
+)
 
-func (d *pod) serves() bool { return d.usable && !d.refusing }
+func (d *pod) serves() bool { return d.usable && d.doubt == nil }
 
 type waiter struct {
 	given chan *pod // capacity 1
@@ -71,7 +81,7 @@ func (p *pool) setPods(pods map[string]bool) {
 			p.pods = append(p.pods, d)
 		}
 		if usable && !d.usable {
-			d.refusing = false
+			d.doubt = nil
 		}
 		d.usable = usable
 	}
@@ -121,11 +131,11 @@ type refusal int
 
 const (
 	overloaded refusal = iota + 1 // all pods are busy, and stayed so
-	noReplicas                    // there is no usable pod
+	noReplicas                    // no pod serves
 	clientGone
 )
 
-// acquire takes a pod, waiting for one for at most wait, or for cold when there is none at all.
+// acquire takes a pod, waiting for one for at most wait, or for cold when none serves.
 func (p *pool) acquire(ctx context.Context, wait, cold time.Duration) (*pod, refusal) {
 	p.mu.Lock()
 	p.last = time.Now()
@@ -142,10 +152,12 @@ func (p *pool) acquire(ctx context.Context, wait, cold time.Duration) (*pod, ref
 	}
 	w := &waiter{given: make(chan *pod, 1)}
 	p.queue = append(p.queue, w)
-	none := p.usable() == 0
+	if p.serving() == 0 {
+		wait = max(wait, cold)
+	}
+	none := len(p.pods) == 0
 	p.mu.Unlock()
 	if none {
-		wait = max(wait, cold)
 		p.changed()
 	}
 	timer := time.NewTimer(wait)
@@ -169,13 +181,13 @@ func (p *pool) acquire(ctx context.Context, wait, cold time.Duration) (*pod, ref
 		return d, 0
 	}
 	p.queue = slices.DeleteFunc(p.queue, func(o *waiter) bool { return o == w })
-	if why == overloaded && p.usable() == 0 {
+	if why == overloaded && p.serving() == 0 {
 		why = noReplicas
 	}
 	return nil, why
 }
 
-func (p *pool) usable() int {
+func (p *pool) serving() int {
 	n := 0
 	for _, d := range p.pods {
 		if d.serves() {
@@ -185,21 +197,54 @@ func (p *pool) usable() int {
 	return n
 }
 
-// release gives a pod back. refused says that it did not take the connection: it gets nothing more for
-// refusedFor.
-func (p *pool) release(d *pod, refused bool) {
+// answered gives a pod back that answered.
+func (p *pool) answered(d *pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if refused {
-		d.refusing = true
-		time.AfterFunc(refusedFor, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			d.refusing = false
-			p.hand()
-		})
+	d.answered = time.Now()
+	d.doubt = nil
+	p.drop(d)
+}
+
+// release gives a pod back of which nothing was learned.
+func (p *pool) release(d *pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drop(d)
+}
+
+// refused gives a pod back that did not take a connection, which was asked for at a time. If it has answered others since, it is well,
+// and what had too much to do is the network or a machine. To take it from all who ask would make that worse, as
+// they would all connect anew afterwards.
+func (p *pool) refused(d *pod, asked time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !d.answered.After(asked) {
+		p.suspect(d, refusedFor)
 	}
 	p.drop(d)
+}
+
+// closed gives a pod back that closed a connection without an answer.
+func (p *pool) closed(d *pod) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.suspect(d, closedFor)
+	p.drop(d)
+}
+
+// suspect keeps a pod from everybody for a while. p.mu is held.
+func (p *pool) suspect(d *pod, long time.Duration) {
+	var doubt *time.Timer
+	doubt = time.AfterFunc(long, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if d.doubt == doubt { // and not that of a later failure
+			d.doubt = nil
+			p.hand()
+		}
+	})
+	d.doubt = doubt
 }
 
 // drop is release with p.mu held.

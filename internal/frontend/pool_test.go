@@ -230,7 +230,7 @@ func TestQueueIsBounded(t *testing.T) {
 			wg.Go(func() {
 				if d, _ := p.acquire(t.Context(), time.Hour, 0); d != nil {
 					got.Add(1)
-					p.release(d, false)
+					p.answered(d)
 				}
 			})
 		}
@@ -239,7 +239,7 @@ func TestQueueIsBounded(t *testing.T) {
 		if d, why := p.acquire(t.Context(), time.Hour, 0); d != nil || why != overloaded || time.Since(began) != 0 {
 			t.Errorf("beyond a full queue: pod %v, refusal %d after %v; want overloaded at once", d, why, time.Since(began))
 		}
-		p.release(busy, false)
+		p.answered(busy)
 		wg.Wait()
 		if got.Load() != maxQueued {
 			t.Errorf("%d of %d in the queue were served", got.Load(), maxQueued)
@@ -259,7 +259,7 @@ func TestLeastLoaded(t *testing.T) {
 		for range 2000 {
 			if len(taken) == 12 || len(taken) > 0 && random.IntN(2) == 0 {
 				i := random.IntN(len(taken))
-				p.release(taken[i], false)
+				p.answered(taken[i])
 				taken = slices.Delete(taken, i, i+1)
 				continue
 			}
@@ -282,14 +282,15 @@ func TestLeastLoaded(t *testing.T) {
 func TestQueueIsServedWhen(t *testing.T) {
 	t.Parallel()
 	for name, happens := range map[string]func(p *pool, busy *pod){
-		"a request ends":              func(p *pool, busy *pod) { p.release(busy, false) },
-		"a pod comes":                 func(p *pool, _ *pod) { p.setPods(up("a", "b")) },
-		"another pod takes its place": func(p *pool, _ *pod) { p.setPods(up("b")) },
-		"a pod becomes ready":         func(p *pool, _ *pod) { p.setPods(map[string]bool{"a": true, "sick": true}) },
-		"the limit rises":             func(p *pool, _ *pod) { p.setLimit(2) },
-		"a pod no longer refuses":     func(p *pool, busy *pod) { p.release(busy, true); time.Sleep(refusedFor) },
+		"a request ends":                   func(p *pool, busy *pod) { p.answered(busy) },
+		"a pod comes":                      func(p *pool, _ *pod) { p.setPods(up("a", "b")) },
+		"another pod takes its place":      func(p *pool, _ *pod) { p.setPods(up("b")) },
+		"a pod becomes ready":              func(p *pool, _ *pod) { p.setPods(map[string]bool{"a": true, "sick": true}) },
+		"the limit rises":                  func(p *pool, _ *pod) { p.setLimit(2) },
+		"a pod no longer refuses":          func(p *pool, busy *pod) { p.refused(busy, time.Now()); time.Sleep(refusedFor) },
+		"a pod that closed is tried again": func(p *pool, busy *pod) { p.closed(busy); time.Sleep(closedFor) },
 		"a pod that refused came back": func(p *pool, busy *pod) {
-			p.release(busy, true)
+			p.refused(busy, time.Now())
 			p.setPods(map[string]bool{"a": false})
 			p.setPods(up("a"))
 		},
@@ -321,6 +322,98 @@ func TestQueueIsServedWhen(t *testing.T) {
 	}
 }
 
+// A pod where something failed gets nothing for a while, unless it shows that it lives.
+func TestDoubt(t *testing.T) {
+	t.Parallel()
+	const moment = 10 * time.Millisecond
+	for _, tt := range []struct {
+		name    string
+		happens func(p *pool, d *pod) // d has three requests, which is its limit
+		want    time.Duration         // when it gets another one
+	}{
+		{"it refused", func(p *pool, d *pod) { p.refused(d, time.Now()) }, refusedFor},
+		{"it closed", func(p *pool, d *pod) { p.closed(d) }, closedFor},
+		{"it answered before it was asked, and refused", func(p *pool, d *pod) {
+			p.answered(d)
+			d.busy++ // with another request
+			time.Sleep(moment)
+			p.refused(d, time.Now())
+		}, moment + refusedFor},
+		{"it answered while it was asked, and refused", func(p *pool, d *pod) {
+			asked := time.Now()
+			time.Sleep(moment)
+			p.answered(d)
+			p.refused(d, asked)
+		}, moment},
+		{"it answered before it closed", func(p *pool, d *pod) {
+			p.limit = 2 // so that nobody is served by the answer
+			p.answered(d)
+			p.closed(d)
+		}, closedFor},
+		{"it answered after it closed", func(p *pool, d *pod) { p.closed(d); time.Sleep(moment); p.answered(d) }, moment},
+		{"it answered after it refused", func(p *pool, d *pod) { p.refused(d, time.Now()); time.Sleep(moment); p.answered(d) }, moment},
+		{"nothing was learned after it closed", func(p *pool, d *pod) { p.closed(d); time.Sleep(moment); p.release(d) }, closedFor},
+		{"it closed again", func(p *pool, d *pod) { p.closed(d); time.Sleep(moment); p.closed(d) }, moment + closedFor},
+		{"it refused after it closed", func(p *pool, d *pod) { p.closed(d); time.Sleep(moment); p.refused(d, time.Now()) }, moment + refusedFor},
+		{"it closed, and became ready", func(p *pool, d *pod) {
+			p.closed(d)
+			p.setPods(map[string]bool{"a": false})
+			time.Sleep(moment)
+			p.setPods(up("a"))
+		}, moment},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(func() { t.Error("scaling is to wake a service that has a pod") })
+				p.setLimit(3)
+				p.setPods(up("a"))
+				d := acquired(t, p)
+				acquired(t, p)
+				acquired(t, p)
+				began := time.Now()
+				tt.happens(p, d)
+				if _, why := p.acquire(t.Context(), time.Hour, 0); why != 0 {
+					t.Errorf("refusal %d", why)
+				}
+				if took := time.Since(began); took != tt.want {
+					t.Errorf("it got another request after %v, want %v", took, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// Who does not wait as long as a doubt lasts learns that nothing serves, not that there is too much to do.
+func TestDoubtThatOutlastsTheQueue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(func() {})
+		p.setPods(up("a"))
+		p.closed(acquired(t, p))
+		began := time.Now()
+		if _, why := p.acquire(t.Context(), closedFor/2, 0); why != noReplicas || time.Since(began) != closedFor/2 {
+			t.Errorf("refusal %d after %v", why, time.Since(began))
+		}
+		if d, why := p.acquire(t.Context(), 0, time.Hour); d == nil || time.Since(began) != closedFor {
+			t.Errorf("a request that would wait for a service that sleeps: refusal %d after %v", why, time.Since(began))
+		} else {
+			p.closed(d)
+		}
+		acquired := func(addr string) {
+			t.Helper()
+			if d, _ := p.acquire(t.Context(), 0, 0); d == nil || d.addr != addr {
+				t.Errorf("got %v, want the pod %s", d, addr)
+			}
+		}
+		p.setPods(up("a", "b"))
+		acquired("b") // others serve meanwhile
+		if _, why := p.acquire(t.Context(), 0, 0); why != overloaded {
+			t.Errorf("refusal %d though a pod serves, and is busy", why)
+		}
+	})
+}
+
 // A pod that is given in the moment its waiter leaves is not lost.
 func TestPodGivenToWhoLeaves(t *testing.T) {
 	t.Parallel()
@@ -332,12 +425,12 @@ func TestPodGivenToWhoLeaves(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			go func() {
 				if d, _ := p.acquire(ctx, time.Hour, 0); d != nil {
-					p.release(d, false)
+					p.answered(d)
 				}
 			}()
 			synctest.Wait()
 			cancel() // wakes the waiter, which is mostly too slow to leave the queue before
-			p.release(busy, false)
+			p.answered(busy)
 			synctest.Wait()
 			if l := p.load(time.Now()); l.busy != 0 || l.queued != 0 {
 				t.Fatalf("afterwards the load is %+v", l)
@@ -365,7 +458,7 @@ func TestLoad(t *testing.T) {
 		time.Sleep(time.Minute)
 		want(load{busy: 2, replicas: 3})
 		for _, d := range all {
-			p.release(d, false)
+			p.answered(d)
 		}
 		want(load{replicas: 3})
 		time.Sleep(time.Second)

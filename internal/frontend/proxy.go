@@ -292,7 +292,8 @@ func (c *passage) forward() {
 			head.b = c.toPod(head.b[:0])
 			out = c.request(head)
 		}
-		out.Deadline = time.Now().Add(v.Timeout)
+		asked := time.Now()
+		out.Deadline = asked.Add(v.Timeout)
 		a, err := c.front.model.Do(ctx, d.addr, &out)
 		way.arrived(a, err)
 		if err == nil {
@@ -300,12 +301,12 @@ func (c *passage) forward() {
 			return
 		}
 		var dial *wire.DialError
-		again := errors.As(err, &dial) && ctx.Err() == nil && time.Now().Before(out.Deadline)
-		v.pool.release(d, again)
-		if !again {
+		if !errors.As(err, &dial) || ctx.Err() != nil || !time.Now().Before(out.Deadline) {
+			c.without(d, err)
 			c.failed(err)
 			return
 		}
+		v.pool.refused(d, asked)
 		if n == attempts {
 			c.refused(noReplicas)
 			return
@@ -313,12 +314,21 @@ func (c *passage) forward() {
 	}
 }
 
+// without gives a pod back from which there is no whole answer, because of an error.
+func (c *passage) without(d *pod, err error) {
+	var closed *wire.ClosedError
+	if errors.As(err, &closed) {
+		c.version.pool.closed(d)
+	} else {
+		c.version.pool.release(d)
+	}
+}
+
 // answer passes a model's answer on, and gives its pod back as soon as the model is done.
 func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
-	give := func() { c.version.pool.release(d, false) }
 	if a.StatusCode == http.StatusSwitchingProtocols {
 		a.Close()
-		give()
+		c.version.pool.answered(d)
 		c.failed(errors.New("the model switched protocols, which it was not asked to do"))
 		return
 	}
@@ -334,14 +344,15 @@ func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
 			err = a.ReadAll(body.b)
 		}
 		a.Close()
-		give()
 		if gone := c.r.Context().Err(); err != nil && gone != nil && !a.Severed {
 			err = gone
 		}
 		if err != nil {
+			c.without(d, err)
 			c.failed(err)
 			return
 		}
+		c.version.pool.answered(d)
 		c.w.WriteHeader(c.header(a, began))
 		if body != nil {
 			c.sent.pace()
@@ -350,14 +361,21 @@ func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
 		return
 	}
 	// A client that does not read keeps the pod for the time limit, and its connection not much longer.
-	end := sync.OnceFunc(func() { a.Abort(); give(); c.sent.pace() })
-	defer end()
+	var once sync.Once
+	end := func(give func()) { once.Do(func() { a.Abort(); give(); c.sent.pace() }) }
+	cut := func() { end(func() { c.version.pool.release(d) }) }
+	defer cut()
 	defer a.Close()
-	defer time.AfterFunc(time.Until(deadline), end).Stop()
+	defer time.AfterFunc(time.Until(deadline), cut).Stop()
 	if !a.Severed {
-		defer context.AfterFunc(c.r.Context(), end)()
+		defer context.AfterFunc(c.r.Context(), cut)()
 	}
-	c.stream(a, c.header(a, began))
+	if err := c.stream(a, c.header(a, began)); err != nil {
+		end(func() { c.without(d, err) })
+		panic(http.ErrAbortHandler)
+	}
+	a.Close()
+	end(func() { c.version.pool.answered(d) })
 }
 
 // header sets the header of a model's answer, and returns the status.
@@ -380,9 +398,9 @@ func (c *passage) header(a *wire.Answer, began time.Time) int {
 
 var byModel = []string{"model"}
 
-// stream passes on an answer whose header is set, as it comes. When it breaks off, so does the client's connection: half an answer must not
-// look like a whole one.
-func (c *passage) stream(a *wire.Answer, status int) {
+// stream passes on an answer whose header is set, as it comes. When it breaks off, the client's connection has to, by a panic of
+// http.ErrAbortHandler: half an answer must not look like a whole one.
+func (c *passage) stream(a *wire.Answer, status int) error {
 	for k := range a.Trailer {
 		c.w.Header().Add("Trailer", k)
 	}
@@ -391,11 +409,12 @@ func (c *passage) stream(a *wire.Answer, status int) {
 		if c.r.Context().Err() == nil {
 			c.front.log.Warn("an answer broke off", "service", c.service, "request", c.id, "error", err)
 		}
-		panic(http.ErrAbortHandler)
+		return err
 	}
 	for k, v := range a.Trailer {
 		c.w.Header()[k] = v
 	}
+	return nil
 }
 
 func (c *passage) tooLarge() {

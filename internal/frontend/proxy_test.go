@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -619,6 +620,253 @@ func TestPodThatRefusesLosesNoRequest(t *testing.T) {
 			t.Error("a pod that refused once never gets anything again")
 		}
 	})
+}
+
+// A connection that is not made says little of a pod that answers others meanwhile: they keep it.
+func TestPodThatAnswersIsNotTakenForGone(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+		f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].MaxConcurrent = 10 }))
+		n.listen(t, "pod:5001", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(100 * time.Millisecond) }))
+		f.SetPods("iris", up("pod:5001"))
+		connect, lost := f.model.DialContext, atomic.Bool{}
+		f.model.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if lost.CompareAndSwap(true, false) {
+				time.Sleep(dialer.Timeout)
+				return nil, os.ErrDeadlineExceeded
+			}
+			return connect(ctx, network, addr)
+		}
+		c := n.client(t)
+		lost.Store(true)
+		var wg sync.WaitGroup
+		wg.Go(func() { // its second try is
+			a := score(t, c, "iris", "x")
+			a.want(t, 200, "model", "")
+			if want := dialer.Timeout + 100*time.Millisecond; a.took != want {
+				t.Errorf("the one whose connection was not made was answered after %v, want %v", a.took, want)
+			}
+		})
+		synctest.Wait()
+		for range 30 {
+			a := score(t, c, "iris", "x")
+			a.want(t, 200, "model", "")
+			if a.took != 100*time.Millisecond {
+				t.Errorf("another was answered after %v", a.took)
+			}
+		}
+		wg.Wait()
+	})
+}
+
+// A container that is killed breaks its connections off one by one, and until its end its machine takes others for it. The requests that it
+// had are lost; who comes next waits until it refuses, or goes elsewhere.
+func TestPodThatIsKilledLosesNoMore(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("0123456789", 10000)
+	for _, tt := range []struct {
+		name   string
+		breaks http.HandlerFunc
+		reason string // "": the answer broke off, too late to say why
+	}{
+		{"before an answer", hangUp, "ReplicaClosedConnection"},
+		{"in a short answer", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}, "ReplicaClosedConnection"},
+		{"in a long answer", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(text)+1))
+			_, _ = io.WriteString(w, text)
+			panic(http.ErrAbortHandler)
+		}, ""},
+		{"in an answer of unknown length", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, text)
+			panic(http.ErrAbortHandler)
+		}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+				f.SetRoute(service(t, "iris"))
+				dying := n.listen(t, "a:5001", tt.breaks)
+				f.SetPods("iris", up("a:5001"))
+				c := n.client(t)
+				lost := score(t, c, "iris", "x")
+				if tt.reason != "" {
+					lost.want(t, 502, "router", tt.reason)
+				} else if lost.err == nil {
+					t.Fatalf("half an answer looks whole: %d", lost.status)
+				}
+				began := time.Now()
+				var wg sync.WaitGroup
+				for range 3 {
+					wg.Go(func() {
+						a := score(t, c, "iris", "x")
+						a.want(t, 200, "model", "")
+						if a.took != closedFor {
+							t.Errorf("answered after %v, want %v", a.took, closedFor)
+						}
+					})
+				}
+				synctest.Wait()
+				if l := f.pools["iris"].load(time.Now()); l.queued != 3 {
+					t.Errorf("the load is %+v, want all in the queue", l)
+				}
+				time.Sleep(closedFor - time.Nanosecond)
+				dying.kill()
+				n.listen(t, "a:5001", working(0)) // it is started again
+				wg.Wait()
+				if took := time.Since(began); took != closedFor {
+					t.Errorf("it took %v", took)
+				}
+			})
+			bubble(t, func(t *testing.T, n *network, f *FrontEnd) { // with another replica
+				f.SetRoute(service(t, "iris"))
+				n.listen(t, "a:5001", tt.breaks)
+				f.SetPods("iris", up("a:5001"))
+				c := n.client(t)
+				score(t, c, "iris", "x")
+				n.listen(t, "b:5001", working(0))
+				f.SetPods("iris", up("a:5001", "b:5001"))
+				for range 10 {
+					a := score(t, c, "iris", "x")
+					a.want(t, 200, "model", "")
+					if a.took != 0 {
+						t.Errorf("answered after %v, want at once by the other", a.took)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A long answer shows that its pod lives when it came to its end, and its connection is kept.
+func TestLongAnswersAndDoubt(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+		f.SetRoute(service(t, "iris", func(r *route.Route) { r.Versions[0].MaxConcurrent, r.Versions[0].QueueWait = 3, time.Hour }))
+		n.listen(t, "pod:5001", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			if string(body) == "close" {
+				panic(http.ErrAbortHandler)
+			}
+			w.Header().Set("Content-Length", fmt.Sprint(2*small))
+			_, _ = io.WriteString(w, strings.Repeat("x", small))
+			if wait, err := time.ParseDuration(string(body)); err == nil {
+				select {
+				case <-time.After(wait):
+				case <-r.Context().Done():
+				}
+			}
+			_, _ = io.WriteString(w, strings.Repeat("x", small))
+		}))
+		f.SetPods("iris", up("pod:5001"))
+		c := n.client(t)
+		for range 3 {
+			score(t, c, "iris", "x").want(t, 200, "model", "")
+		}
+		if got := n.dialled("pod:5001"); got != 1 {
+			t.Errorf("%d connections for three answers one after the other", got)
+		}
+		const moment = 10 * time.Millisecond
+		for _, tt := range []struct {
+			name string
+			has  string // how long the other answer takes
+			gone time.Duration
+			want time.Duration
+		}{
+			{"it comes to its end", moment.String(), time.Hour, moment},
+			{"its client leaves", time.Minute.String(), moment, closedFor},
+		} {
+			var wg sync.WaitGroup
+			ctx, leave := context.WithTimeout(t.Context(), tt.gone)
+			wg.Go(func() {
+				send(c, request(t, "POST", "/api/v1/service/iris/score", strings.NewReader(tt.has)).WithContext(ctx))
+			})
+			synctest.Wait()
+			score(t, c, "iris", "close").want(t, 502, "router", "ReplicaClosedConnection")
+			if a := score(t, c, "iris", "x"); a.status != 200 || a.took != tt.want {
+				t.Errorf("%s: the next one got %d after %v, want %v", tt.name, a.status, a.took, tt.want)
+			}
+			wg.Wait()
+			leave()
+		}
+	})
+}
+
+// A pod is not in doubt for what others did, or for an answer that was no good.
+func TestPodThatIsNotToBlameGetsTheNextRequest(t *testing.T) {
+	t.Parallel()
+	post := func(t *testing.T, n *network, header, body string) string {
+		t.Helper()
+		return raw(t, n, "POST /api/v1/service/iris/score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "+primary+"\r\n"+header+"\r\n\r\n"+body)
+	}
+	for _, tt := range []struct {
+		name   string
+		answer string // of the pod, to the first request
+		send   func(t *testing.T, n *network) string
+		want   string
+	}{
+		{"the body is malformed", "", func(t *testing.T, n *network) string {
+			t.Helper()
+			return post(t, n, "Transfer-Encoding: chunked", "5\r\nhello\r\nnonsense\r\n")
+		}, "400 BodyBrokeOff"},
+		{"the body is too large", "", func(t *testing.T, n *network) string {
+			t.Helper()
+			a := send(n.client(t), request(t, "POST", "/api/v1/service/iris/score", chunked{strings.NewReader(strings.Repeat("x", 2<<20))}))
+			return fmt.Sprint(a.status, " ", a.reason)
+		}, "413 BodyTooLarge"},
+		{"there is no answer in time", "", func(t *testing.T, n *network) string {
+			t.Helper()
+			return post(t, n, "Content-Length: 1", "x")
+		}, "504 ScoringTimeout"},
+		{"the client is gone", "", func(t *testing.T, n *network) string {
+			t.Helper()
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			send(n.client(t), request(t, "POST", "/api/v1/service/iris/score", strings.NewReader("x")).WithContext(ctx))
+			return "gone"
+		}, "gone"},
+		{"the answer is malformed", "SSH-2.0-OpenSSH_9.2\r\n", func(t *testing.T, n *network) string {
+			t.Helper()
+			return post(t, n, "Content-Length: 1", "x")
+		}, "502 ReplicaClosedConnection"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+				f.SetRoute(service(t, "iris"))
+				var calls atomic.Int32
+				n.listen(t, "pod:5001", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					_, _ = io.Copy(io.Discard, r.Body)
+					if calls.Add(1) > 1 {
+						return
+					}
+					if tt.answer == "" {
+						<-r.Context().Done()
+						return
+					}
+					if c, _, err := w.(http.Hijacker).Hijack(); err == nil { //nolint:forcetypeassert // net/http's is one
+						_, _ = io.WriteString(c, tt.answer)
+						_ = c.Close()
+					}
+				}))
+				f.SetPods("iris", up("pod:5001"))
+				if got := tt.send(t, n); got != tt.want {
+					t.Fatalf("answered %s, want %s", got, tt.want)
+				}
+				synctest.Wait()
+				calls.Store(1)
+				a := score(t, n.client(t), "iris", "x")
+				a.want(t, 200, "model", "")
+				if a.took != 0 {
+					t.Errorf("the next one was answered after %v", a.took)
+				}
+			})
+		})
+	}
 }
 
 func TestAllPodsRefuse(t *testing.T) {
