@@ -18,11 +18,13 @@ type peers struct {
 	self  string
 	addrs []string // sorted
 	token string
-	away  sync.Map // address to when it last did not take a connection
+	away  sync.Map // address to when it last did not take a connection, or broke one off without an answer
 }
 
-// awayFor is how long a front end that did not take a connection is not tried again: where a machine
-// died, every try costs a request the time limit of dialling.
+// awayFor is how long a front end is not tried again that did not take a connection, or broke one off without an answer. Where a
+// machine died, every try costs a request the time limit of dialling; and a process that is killed breaks off one connection after the other,
+// with the request that just came over it. If it lives after all, its services have two queues for that long, and their pods
+// are asked by both.
 const awayFor = 5 * time.Second
 
 const tokenHeader = "X-Berth-Peer"
@@ -75,7 +77,7 @@ func (f *FrontEnd) owns(e *entry) bool {
 }
 
 // passOn hands the request to the front end that serves its service. It returns false when this one does, or when the
-// other does not take the connection: then this one serves the request itself.
+// other does not take the connection, or failed lately: then this one serves the request itself.
 func (c *passage) passOn() bool {
 	if c.front.owns(c.entry) {
 		return false
@@ -115,6 +117,7 @@ func (c *passage) passOn() bool {
 	case errors.As(err, &upload):
 		c.brokeOff()
 	default:
+		o.away.Store(o.addr, c.front.now())
 		c.front.refuse(c.w, c.service, http.StatusBadGateway, "FrontEndClosedConnection", "A front end ended while it worked on the request. Send it again.")
 	}
 	return true
