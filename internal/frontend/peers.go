@@ -100,7 +100,7 @@ func (c *passage) passOn() bool {
 			defer a.Close()
 			copyHeader(c.w.Header(), a.Header)
 			if c.stream(a, a.StatusCode) != nil {
-				panic(http.ErrAbortHandler)
+				c.cutShort()
 			}
 			return true
 		}

@@ -335,21 +335,34 @@ func TestOwnerBreaksConnectionsOff(t *testing.T) {
 // Half an answer does not become a whole one on its way, and says nothing of the front end that passes it on.
 func TestPassedOnAnswerBreaksOff(t *testing.T) {
 	t.Parallel()
-	fleetBubble(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, strings.Repeat("x", small))
-		panic(http.ErrAbortHandler)
-	}), func(t *testing.T, n *network, fl *fleet) {
-		c := n.client(t)
-		if a := fl.score(t, c, fl.other, strings.NewReader("x")); a.transport == nil && a.err == nil {
-			t.Errorf("answered %d with %d bytes", a.status, len(a.body))
-		}
-		fl.fronts[fl.owner].SetPods("iris", nil)
-		n.listen(t, "pod2:5001", text("ok"))
-		fl.fronts[fl.owner].SetPods("iris", up("pod2:5001")) // only the owner knows it
-		if a := fl.score(t, c, fl.other, strings.NewReader("x")); a.body != "ok" {
-			t.Errorf("the next one was not served by the owner: %d %s", a.status, a.reason)
-		}
-	})
+	for name, half := range map[string]http.HandlerFunc{
+		"unknown length": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, strings.Repeat("x", small))
+			panic(http.ErrAbortHandler)
+		},
+		"less than buffers hold": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(2*small))
+			_, _ = io.WriteString(w, "half")
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fleetBubble(t, half, func(t *testing.T, n *network, fl *fleet) {
+				c := n.client(t)
+				if a := fl.score(t, c, fl.other, strings.NewReader("x")); a.status != 200 || a.err == nil {
+					t.Errorf("answered %d %s with %d bytes: %v", a.status, a.reason, len(a.body), a.transport)
+				}
+				fl.fronts[fl.owner].SetPods("iris", nil)
+				n.listen(t, "pod2:5001", text("ok"))
+				fl.fronts[fl.owner].SetPods("iris", up("pod2:5001")) // only the owner knows it
+				if a := fl.score(t, c, fl.other, strings.NewReader("x")); a.body != "ok" {
+					t.Errorf("the next one was not served by the owner: %d %s", a.status, a.reason)
+				}
+			})
+		})
+	}
 }
 
 func TestClientOfAPassedOnRequestIsGone(t *testing.T) {

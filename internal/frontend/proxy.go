@@ -372,7 +372,7 @@ func (c *passage) answer(a *wire.Answer, d *pod, deadline, began time.Time) {
 	}
 	if err := c.stream(a, c.header(a, began)); err != nil {
 		end(func() { c.without(d, err) })
-		panic(http.ErrAbortHandler)
+		c.cutShort()
 	}
 	a.Close()
 	end(func() { c.version.pool.answered(d) })
@@ -398,8 +398,7 @@ func (c *passage) header(a *wire.Answer, began time.Time) int {
 
 var byModel = []string{"model"}
 
-// stream passes on an answer whose header is set, as it comes. When it breaks off, the client's connection has to, by a panic of
-// http.ErrAbortHandler: half an answer must not look like a whole one.
+// stream passes on an answer whose header is set, as it comes. When it breaks off, cutShort is next.
 func (c *passage) stream(a *wire.Answer, status int) error {
 	for k := range a.Trailer {
 		c.w.Header().Add("Trailer", k)
@@ -415,6 +414,13 @@ func (c *passage) stream(a *wire.Answer, status int) error {
 		c.w.Header()[k] = v
 	}
 	return nil
+}
+
+// cutShort ends the client's connection, because half an answer must not look like a whole one. What came of it is sent, so
+// that nobody takes this front end for one that ended.
+func (c *passage) cutShort() {
+	_ = http.NewResponseController(c.w).Flush()
+	panic(http.ErrAbortHandler)
 }
 
 func (c *passage) tooLarge() {
