@@ -156,6 +156,11 @@ def said(answer):
 # What the router says for a request that was in a pod, or in a front end, that ended.
 CUT = ((502, "router", "ReplicaClosedConnection"), (502, "router", "FrontEndClosedConnection"))
 
+# A front end that is killed takes a moment to end, and in it a client who asks again at once may lose the request that is in it, one that another
+# front end passes on to it, and one whose connection the machine takes before the listening socket is closed. No front end can spare it
+# the last one: balancers learn too late.
+CUT_BY_FRONT_END = 3
+
 
 class Load:
     """Requests that go on while something happens. Entering waits for the first answer."""
@@ -341,14 +346,15 @@ def test_list(ws, echo):
 
 @proves("AksWebservice.add_tags, remove_tags, add_properties, serialize", "D1")
 def test_tags(ws, echo):
-    echo.add_tags({"more": "x"})
-    echo.remove_tags(["t"])
-    echo.add_properties({"q": "2"})
+    for change in (lambda: echo.add_tags({"more": "x"}), lambda: echo.remove_tags(["t"]), lambda: echo.add_properties({"q": "2"})):
+        change()
+        echo.wait_for_deployment()  # until then it is Transitioning, and takes no other change
     again = Webservice(ws, "echo")
     assert again.tags == {"more": "x"} and again.properties["q"] == "2"
     assert again.serialize()["state"] == "Healthy"
-    echo.remove_tags(["more"])
-    echo.add_tags({"t": "1"})
+    for change in (lambda: echo.remove_tags(["more"]), lambda: echo.add_tags({"t": "1"})):
+        change()
+        echo.wait_for_deployment()
 
 
 @proves("Model.delete is refused while a service uses it, with its name", "D1")
@@ -999,7 +1005,7 @@ def test_front_end_killed(echo, kubectl, undisturbed):
         until(lambda: available(kubectl, "azureml-fe") == 3, "three serve")
         load.more(50)
     # A client whose connection was to it sees that break.
-    assert len(load.lost()) <= 2 and all(said(a) in CUT or isinstance(a[0], str) for a in load.lost()), load.lost()
+    assert len(load.lost()) <= CUT_BY_FRONT_END * len(load.threads) and all(said(a) in CUT or isinstance(a[0], str) for a in load.lost()), load.lost()
 
 
 @proves("a node killed: the others serve, and it comes back by itself", "D1")
@@ -1016,7 +1022,9 @@ def test_node_killed(serving_berth, echo, kubectl, undisturbed):
         load.more(50)
         until(lambda: available(kubectl, "echo") == 2 and available(kubectl, "azureml-fe") == 3 and restarts(kubectl, pod["metadata"]["name"]) > 0, "all serve again", patience=120)
         load.more()
-    assert len(load.lost()) <= 2, f"at most the request in its front end is lost, and the one in its pod, which ends a moment later: {load.lost()}"
+    assert len(load.lost()) <= CUT_BY_FRONT_END + 1, f"at most what its front end cuts is lost, and the request in its pod, which ends a moment later: {load.lost()}"
+    passed_on = [a for a in load.lost() if said(a)[2] == "FrontEndClosedConnection"]
+    assert len(passed_on) <= 2, f"each of the other front ends passes at most one on to it: {load.lost()}"
 
 
 @proves("an API server away for a minute: no request lost but one in a container killed meanwhile; what was asked for meanwhile is done", "D1")
