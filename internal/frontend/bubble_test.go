@@ -150,8 +150,14 @@ func (n *network) client(t *testing.T) *http.Client {
 // bubble runs a test of a network with one front end, at fe:80, once with each kind of server.
 func bubble(t *testing.T, test func(t *testing.T, n *network, f *FrontEnd)) {
 	t.Helper()
-	t.Run("plain", func(t *testing.T) { t.Parallel(); bubbleOf(t, plain, test) })
-	t.Run("full", func(t *testing.T) { t.Parallel(); bubbleOf(t, full, test) })
+	t.Run("plain", func(t *testing.T) { bubbleOf(t, plain, test) }) // one after the other: tests keep what pods saw
+	t.Run("full", func(t *testing.T) { bubbleOf(t, full, test) })
+}
+
+// leaving runs a test whose callers leave. Plain servers notice that by sockets, which a network in memory does not have; TestOverTCP does.
+func leaving(t *testing.T, test func(t *testing.T, n *network, f *FrontEnd)) {
+	t.Helper()
+	bubbleOf(t, full, test)
 }
 
 // bubbleOf runs it with one.

@@ -367,7 +367,7 @@ func TestPassedOnAnswerBreaksOff(t *testing.T) {
 
 func TestClientOfAPassedOnRequestIsGone(t *testing.T) {
 	t.Parallel()
-	bubbleOf(t, full, withFleet(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	leaving(t, withFleet(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if string(body) == "long" {
 			<-r.Context().Done()

@@ -486,7 +486,7 @@ func TestClientGone(t *testing.T) {
 	for _, queued := range []bool{false, true} {
 		t.Run(fmt.Sprintf("queued=%v", queued), func(t *testing.T) {
 			t.Parallel()
-			bubbleOf(t, full, func(t *testing.T, n *network, f *FrontEnd) {
+			leaving(t, func(t *testing.T, n *network, f *FrontEnd) {
 				f.SetRoute(service(t, "iris"))
 				var calls atomic.Int32
 				stopped := make(chan struct{}, 2)
@@ -837,7 +837,11 @@ func TestPodThatIsNotToBlameGetsTheNextRequest(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
+			in := bubble
+			if tt.want == "gone" {
+				in = leaving
+			}
+			in(t, func(t *testing.T, n *network, f *FrontEnd) {
 				f.SetRoute(service(t, "iris"))
 				var calls atomic.Int32
 				n.listen(t, "pod:5001", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -40,6 +40,7 @@ func TestOverloadedServicesShareMemory(t *testing.T) {
 	}{"small bodies": {100, false}, "bodies that are kept": {small, false}, "bodies that wait": {2 * small, false}, "bodies of unknown length": {100, true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			// A pipe holds nothing, so that an answer that comes before the body was read, as plain servers do it, would not get through.
 			bubbleOf(t, full, withFleet(text("ok"), func(t *testing.T, n *network, fl *fleet) {
 				hang := make(chan struct{})
 				fl.each(func(f *FrontEnd) { f.room.size = size })
