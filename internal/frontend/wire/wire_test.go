@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -744,3 +745,40 @@ func (*canned) Write(p []byte) (int, error)        { return len(p), nil }
 func (*canned) Close() error                       { return nil }
 func (*canned) SetDeadline(time.Time) error        { return nil }
 func (*canned) SetWriteDeadline(t time.Time) error { return nil }
+
+// A connection that was closed by this side would keep its port for a minute. One that is reset does not, and nobody waits for anything on it.
+func TestIdleConnectionsKeepNoPorts(t *testing.T) {
+	t.Parallel()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	ended := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			ended <- err
+			return
+		}
+		defer func() { _ = c.Close() }()
+		in := bufio.NewReader(c)
+		if _, err := http.ReadRequest(in); err == nil {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+		}
+		_, err = in.ReadByte()
+		ended <- err
+	}()
+	c := &Client{IdleFor: time.Minute, DialContext: (&net.Dialer{}).DialContext}
+	a, err := c.Do(t.Context(), l.Addr().String(), get())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := body(a); got != "abc" || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	c.CloseIdle()
+	if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the server sees %v, want a reset", err)
+	}
+}
