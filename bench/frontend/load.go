@@ -39,24 +39,29 @@ const most = 4000
 func (l load) run(ctx context.Context) (*vegeta.Metrics, error) {
 	c := newCaller()
 	defer c.client.CloseIdleConnections()
-	return l.by(ctx, c)
+	return l.by(ctx, c, 0)
 }
 
-// steady has the load made over connections that a fifth of it opened before. begin is called between the two.
+// lead is how long a load goes on before it counts: connections are open then, and what the load before left behind is gone, as
+// front ends close connections to pods that nobody used for a second.
+const lead = 2 * time.Second
+
+// steady has the load made for lead longer, and counts without that. begin is called when it begins to count.
 func (l load) steady(ctx context.Context, begin func()) (*vegeta.Metrics, error) {
 	c := newCaller()
 	defer c.client.CloseIdleConnections()
-	opening := l
-	opening.length /= 5
-	if _, err := opening.by(ctx, c); err != nil {
-		return nil, err
+	begun := make(chan struct{})
+	timer := time.AfterFunc(lead, func() { begin(); close(begun) })
+	m, err := l.by(ctx, c, lead)
+	if !timer.Stop() {
+		<-begun
 	}
-	begin()
-	return l.by(ctx, c)
+	return m, err
 }
 
-// by returns an error when the load was not whole: ctx ended, or there was no timer for it.
-func (l load) by(ctx context.Context, c *caller) (*vegeta.Metrics, error) {
+// by has the load made, and counts what is asked after a while. It returns an error when the load was not whole: ctx ended, or there was no
+// timer for it.
+func (l load) by(ctx context.Context, c *caller, uncounted time.Duration) (*vegeta.Metrics, error) {
 	options := []func(*vegeta.Attacker){vegeta.MaxWorkers(most), vegeta.Client(&http.Client{Transport: c}), vegeta.MaxBody(0)}
 	var pacer vegeta.Pacer = vegeta.Rate{}
 	if l.rate == 0 {
@@ -73,8 +78,11 @@ func (l load) by(ctx context.Context, c *caller) (*vegeta.Metrics, error) {
 	a := vegeta.NewAttacker(options...)
 	defer context.AfterFunc(ctx, func() { a.Stop() })()
 	var m vegeta.Metrics
-	for r := range a.Attack(vegeta.NewStaticTargeter(l.targets...), pacer, l.length, "") {
-		m.Add(r)
+	counted := time.Now().Add(uncounted)
+	for r := range a.Attack(vegeta.NewStaticTargeter(l.targets...), pacer, uncounted+l.length, "") {
+		if !r.Timestamp.Before(counted) {
+			m.Add(r)
+		}
 	}
 	m.Close()
 	if err := ctx.Err(); err != nil {
