@@ -23,6 +23,8 @@ const (
 	// lastWords is how long a connection with an unread body stays open after its last answer. Closing it at once can take the answer away
 	// from the caller.
 	lastWords = 500 * time.Millisecond
+	// keptText and keptNames are the size in bytes, and the number of names, of the largest header whose memory is used again.
+	keptText, keptNames = 4 << 10, 50
 )
 
 var errHeader = errors.New("the request's header is too large")
@@ -106,7 +108,11 @@ func (c *caller) serve() {
 
 // next reads a request but for its body. wrong says what is wrong with it.
 func (c *caller) next() (wrong *malformed, err error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.server.IdleTimeout)); err != nil {
+	patience := c.server.IdleTimeout
+	if c.state.Load() == fresh {
+		patience = c.server.HeaderTimeout
+	}
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
 	if _, err := c.in.Peek(1); err != nil {
@@ -143,9 +149,20 @@ func (c *caller) next() (wrong *malformed, err error) {
 	return nil, nil
 }
 
+// cleared is a header for another message, in the same memory if that is not too much.
+func cleared(h http.Header) http.Header {
+	if len(h) > keptNames {
+		return http.Header{}
+	}
+	clear(h)
+	return h
+}
+
 // readHead reads the request's line and header into c.text. Empty lines before it are skipped (RFC 9112, 2.2).
 func (c *caller) readHead() error {
-	c.text = c.text[:0]
+	if c.text = c.text[:0]; cap(c.text) > keptText {
+		c.text = nil
+	}
 	begins := true // a line
 	for read := 0; ; {
 		part, err := c.in.ReadSlice('\n')
@@ -211,7 +228,7 @@ func (c *caller) refuse(wrong *malformed) {
 
 // sayGoodbye ends this side's direction, and waits until the other side does, but not for long.
 func (c *caller) sayGoodbye() {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() != nil {
 		return
 	}
 	c.arrived() // or never will
@@ -264,29 +281,36 @@ func (b *incoming) Read(p []byte) (int, error) {
 		b.goOn()
 	}
 	var n int
+	var err error
 	if b.chunks != nil {
-		if n, b.err = b.chunks.Read(p); errors.Is(b.err, io.EOF) {
-			b.err = b.trailer()
+		if n, err = b.chunks.Read(p); errors.Is(err, io.EOF) {
+			err = b.trailer()
 		}
 	} else {
 		if int64(len(p)) > b.left {
 			p = p[:b.left]
 		}
-		n, b.err = b.c.in.Read(p)
+		n, err = b.c.in.Read(p)
 		if b.left -= int64(n); b.left == 0 {
-			b.err = io.EOF
-		} else if errors.Is(b.err, io.EOF) {
-			b.err = io.ErrUnexpectedEOF
+			err = io.EOF
+		} else if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
 		}
 	}
-	switch {
-	case errors.Is(b.err, io.EOF):
+	b.ends(err)
+	return n, err
+}
+
+// ends says what reading ends with, nil if it does not.
+func (b *incoming) ends(err error) {
+	switch b.err = err; {
+	case err == nil:
+	case errors.Is(err, io.EOF):
 		b.state.Store(whole)
 		b.c.arrived()
-	case b.err != nil:
+	default:
 		b.state.Store(broken)
 	}
-	return n, b.err
 }
 
 // Close does nothing: what is left is read after the answer.

@@ -24,8 +24,10 @@ var chunkedCoding = []string{"chunked"}
 func (c *caller) parse(text string) *malformed {
 	r := &c.request
 	*r = c.blank
-	clear(c.header)
-	c.values = c.values[:0]
+	c.header = cleared(c.header)
+	if c.values = c.values[:0]; cap(c.values) > 2*keptNames {
+		c.values = nil
+	}
 	r.Header, r.RemoteAddr, r.Body = c.header, c.from, http.NoBody
 	line, text, _ := strings.Cut(text, "\n")
 	var ok bool

@@ -30,9 +30,9 @@ const (
 // does not read what is left of a body before it answers.
 type Server struct {
 	Handler http.Handler
-	// HeaderTimeout is how long a request's line and header may take from their first byte.
+	// HeaderTimeout is how long a request's line and header may take from their first byte, and how long a new connection is kept without a request.
 	HeaderTimeout time.Duration
-	// IdleTimeout is how long a connection is kept without a request.
+	// IdleTimeout is how long a connection that had a request is kept without another one.
 	IdleTimeout time.Duration
 	// MaxHeader is the most bytes that a request's line and header may have.
 	MaxHeader int

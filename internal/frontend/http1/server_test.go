@@ -559,7 +559,7 @@ func TestCallersThatDoNothing(t *testing.T) {
 		sent string
 		want time.Duration
 	}{
-		"no request":      {"", time.Minute},
+		"no request":      {"", 10 * time.Second},
 		"half a header":   {"GET / HTTP/1.1\r\nHost: x\r\n", 10 * time.Second},
 		"one request":     {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", time.Minute},
 		"one and a half":  {"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", 10 * time.Second},
@@ -578,6 +578,38 @@ func TestCallersThatDoNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a large header took is not kept for the next request of its connection.
+func TestLargeHeadersAreForgotten(t *testing.T) {
+	t.Parallel()
+	var large strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&large, "A-%d: %s\r\n", i, strings.Repeat("x", 20))
+	}
+	inFakeTime(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name, values := range r.Header {
+			w.Header()[name] = values
+		}
+	}), func(t *testing.T, s *Server, p *pipes, _ <-chan error) {
+		c := p.dial()
+		in := bufio.NewReader(c)
+		for n, header := range []string{large.String(), "B: c\r\n"} {
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n"+header+"\r\n")
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil || (resp.Header.Get("A-199") != "") != (n == 0) || (resp.Header.Get("B") == "c") != (n == 1) {
+				t.Fatal(resp, err)
+			}
+		}
+		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.callers {
+			if cap(c.text) > keptText || cap(c.values) > 2*keptNames {
+				t.Errorf("%d bytes and %d values are kept", cap(c.text), cap(c.values))
+			}
+		}
+	})
 }
 
 // A handler decides how long a body and an answer may take. What it decides is over with the request.

@@ -34,7 +34,7 @@ type writer struct {
 }
 
 func (w *writer) begin() {
-	clear(w.header)
+	w.header = cleared(w.header)
 	w.status, w.framing, w.left, w.trailers, w.keep, w.paced = 0, empty, 0, w.trailers[:0], !w.c.request.Close, false
 }
 
