@@ -12,7 +12,7 @@ import (
 // the heap in any case.
 const (
 	// share is the part of a processor's time that collections may take, if memory allows.
-	share = 1.0 / 2000
+	share = 1.0 / 1000
 	// heapFloor is the size in bytes that the heap always may grow to.
 	heapFloor = 40 << 20
 	// heapCeiling is the size in bytes beyond which it is not to grow for the sake of share, but for the third by which

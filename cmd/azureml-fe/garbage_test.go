@@ -44,10 +44,10 @@ func TestCollectionsTakeTheirShare(t *testing.T) {
 		want  uint64
 	}{
 		{"what none has cost yet", heap{allocated: 3000, collections: 2, spent: 0.5}, time.Second, 0},
-		// 2 collections of 0.25 s each are to come every 500 s, in which 1000 bytes a second are allocated
-		{"after two", heap{allocated: 5000, collections: 4, spent: 1}, 2 * time.Second, 500_000},
-		{"none since: they cost what they did", heap{allocated: 9000, collections: 4, spent: 1}, time.Second, 2_000_000},
-		{"a cheap one", heap{allocated: 10_000, collections: 5, spent: 1.125}, time.Second, 250_000},
+		// 2 collections of 0.25 s each are to come every 250 s, in which 1000 bytes a second are allocated
+		{"after two", heap{allocated: 5000, collections: 4, spent: 1}, 2 * time.Second, 250_000},
+		{"none since: they cost what they did", heap{allocated: 9000, collections: 4, spent: 1}, time.Second, 1_000_000},
+		{"a cheap one", heap{allocated: 10_000, collections: 5, spent: 1.125}, time.Second, 125_000},
 		{"nothing is allocated", heap{allocated: 10_000, collections: 5, spent: 1.125}, time.Second, 0},
 	} {
 		if got := p.room(tt.h, tt.after); got != tt.want {
