@@ -75,6 +75,6 @@ func (t *tokens) check(a *route.Auth, text string, now time.Time) string {
 	if len(t.verified) >= maxTokens {
 		clear(t.verified)
 	}
-	t.verified[text] = claims.Expiry.Time()
+	t.verified[strings.Clone(text)] = claims.Expiry.Time() // text is a part of all of the header
 	return ""
 }

@@ -34,6 +34,7 @@ type pod struct {
 	// Kubernetes that sees the pod become usable, it gets no requests. Kubernetes may never notice what went
 	// wrong, so the pod has to be tried again.
 	doubt *time.Timer
+	until time.Time // when it ends it
 }
 
 const (
@@ -233,8 +234,13 @@ func (p *pool) closed(d *pod) {
 	p.drop(d)
 }
 
-// suspect keeps a pod from everybody for a while. p.mu is held.
+// suspect keeps a pod from everybody for a while, or for longer if it was to be for longer. p.mu is held.
 func (p *pool) suspect(d *pod, long time.Duration) {
+	until := time.Now().Add(long)
+	if d.doubt != nil && d.until.After(until) {
+		return
+	}
+	d.until = until
 	var doubt *time.Timer
 	doubt = time.AfterFunc(long, func() {
 		p.mu.Lock()

@@ -465,3 +465,21 @@ func TestLoad(t *testing.T) {
 		want(load{replicas: 3, idle: time.Second})
 	})
 }
+
+// A pod of which two things failed is in doubt for as long as the worse of them says.
+func TestLongestDoubtCounts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(func() {})
+		p.setLimit(2)
+		p.setPods(up("a:1"))
+		one, _ := p.acquire(t.Context(), 0, 0)
+		two, _ := p.acquire(t.Context(), 0, 0)
+		began := time.Now()
+		p.refused(one, began)
+		p.closed(two)
+		if d, why := p.acquire(t.Context(), time.Minute, 0); d == nil || time.Since(began) != refusedFor {
+			t.Errorf("the pod serves after %v, want %v; %v", time.Since(began), refusedFor, why)
+		}
+	})
+}

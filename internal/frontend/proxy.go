@@ -118,6 +118,7 @@ func (f *FrontEnd) serve(w http.ResponseWriter, r *http.Request, fromPeer bool) 
 		f.refuse(w, "", http.StatusNotFound, "UnknownService", fmt.Sprintf("There is no service %q here.", c.service))
 		return
 	}
+	c.service = c.entry.route.Service // metrics keep it; what the request says is a part of all of its header
 	if r.Method != http.MethodGet && r.Method != http.MethodPost && r.Method != http.MethodOptions && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, POST, OPTIONS")
 		f.refuse(w, c.service, http.StatusMethodNotAllowed, "MethodNotAllowed", "A service takes GET and POST.")
@@ -254,9 +255,13 @@ func (c *passage) hint(code int, h http.Header) {
 		return
 	}
 	to := c.w.Header()
+	closing := to["Connection"]
 	copyHeader(to, h)
 	c.w.WriteHeader(code)
 	clear(to)
+	if closing != nil {
+		to["Connection"] = closing
+	}
 	to[requestID] = []string{c.id}
 }
 

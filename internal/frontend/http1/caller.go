@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,8 @@ const (
 	lastWords = 500 * time.Millisecond
 	// keptText and keptNames are the size in bytes, and the number of names, of the largest header whose memory is used again.
 	keptText, keptNames = 4 << 10, 50
+	// maxEmpty is the most bytes of empty lines before a request.
+	maxEmpty = 8
 )
 
 var errHeader = errors.New("the request's header is too large")
@@ -115,7 +118,7 @@ func (c *caller) next() (wrong *malformed, err error) {
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
-	if _, err := c.in.Peek(1); err != nil {
+	if err := c.first(); err != nil {
 		return nil, err
 	}
 	if !c.state.CompareAndSwap(idle, busy) && !c.state.CompareAndSwap(fresh, busy) {
@@ -149,36 +152,41 @@ func (c *caller) next() (wrong *malformed, err error) {
 	return nil, nil
 }
 
-// cleared is a header for another message, in the same memory if that is not too much.
-func cleared(h http.Header) http.Header {
-	if len(h) > keptNames {
-		return http.Header{}
+// first waits for a request's first byte. Empty lines before it do not count, as some send one after a body (RFC 9112, 2.2).
+func (c *caller) first() error {
+	for n := 0; ; n++ {
+		b, err := c.in.Peek(1)
+		if err != nil || n == maxEmpty || b[0] != '\r' && b[0] != '\n' {
+			return err
+		}
+		_, _ = c.in.Discard(1) // it is there
 	}
-	clear(h)
-	return h
 }
 
-// readHead reads the request's line and header into c.text. Empty lines before it are skipped (RFC 9112, 2.2).
-func (c *caller) readHead() error {
-	if c.text = c.text[:0]; cap(c.text) > keptText {
-		c.text = nil
+// letGo drops what a request and its answer took, if that is much: a connection that is idle is to keep little.
+func (c *caller) letGo() {
+	if len(c.text) > keptText || len(c.header) > keptNames || len(c.answer.header) > keptNames {
+		c.request, c.header, c.answer.header, c.values, c.text = c.blank, http.Header{}, http.Header{}, nil, nil
 	}
+}
+
+// readHead reads the request's line and header into c.text.
+func (c *caller) readHead() error {
+	c.text = c.text[:0]
 	begins := true // a line
 	for read := 0; ; {
 		part, err := c.in.ReadSlice('\n')
 		if read += len(part); read > c.server.MaxHeader {
 			return errHeader
 		}
-		empty := begins && blank(part)
-		begins = err == nil
-		switch {
-		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			return err
-		case empty && len(c.text) > 0:
-			return nil
-		case !empty:
-			c.text = append(c.text, part...)
 		}
+		if begins && blank(part) {
+			return nil
+		}
+		begins = err == nil
+		c.text = append(c.text, part...)
 	}
 }
 
@@ -187,6 +195,7 @@ func blank(line []byte) bool { return string(line) == "\r\n" || string(line) == 
 
 // exchange has the request answered, and reports whether the connection can have another one.
 func (c *caller) exchange() (again bool) {
+	defer c.letGo()
 	w := &c.answer
 	w.begin()
 	if !c.handle() {
@@ -209,7 +218,7 @@ func (c *caller) handle() (done bool) {
 			return
 		}
 		if why := recover(); why != http.ErrAbortHandler { //nolint:errorlint // as net/http says
-			c.server.Log.Error("a handler panicked", "panic", why, "path", c.request.URL.Path)
+			c.server.Log.Error("a handler panicked", "panic", why, "path", c.request.URL.Path, "stack", string(debug.Stack()))
 		}
 	}()
 	c.server.Handler.ServeHTTP(&c.answer, &c.request)
@@ -356,9 +365,9 @@ func (b *incoming) refused() bool {
 }
 
 // endless reports whether so much of the body is left that another request cannot follow it, as far as is known before it is tried.
-func (b *incoming) endless() bool {
+func (b *incoming) endless(status int) bool {
 	s := b.state.Load()
-	return s == broken || s == unread && b.c.request.ContentLength > maxUnread
+	return s == broken || s == unread && (b.c.request.ContentLength > maxUnread || status == http.StatusRequestEntityTooLarge)
 }
 
 // skip reads the rest of the body. It returns an error when that is too much, or takes too long.

@@ -24,10 +24,8 @@ var chunkedCoding = []string{"chunked"}
 func (c *caller) parse(text string) *malformed {
 	r := &c.request
 	*r = c.blank
-	c.header = cleared(c.header)
-	if c.values = c.values[:0]; cap(c.values) > 2*keptNames {
-		c.values = nil
-	}
+	clear(c.header)
+	c.values = c.values[:0]
 	r.Header, r.RemoteAddr, r.Body = c.header, c.from, http.NoBody
 	line, text, _ := strings.Cut(text, "\n")
 	var ok bool
@@ -44,6 +42,9 @@ func (c *caller) parse(text string) *malformed {
 		r.ProtoMajor = 1
 	default:
 		return &malformed{http.StatusHTTPVersionNotSupported, "HTTP/1.1 and HTTP/1.0 are spoken here"}
+	}
+	if r.Method == http.MethodConnect {
+		return &malformed{http.StatusMethodNotAllowed, "CONNECT is for proxies"}
 	}
 	var err error
 	if r.URL, err = url.ParseRequestURI(r.RequestURI); err != nil {
@@ -107,7 +108,7 @@ func (c *caller) framing() *malformed {
 	switch {
 	case chunked && (len(lengths) > 0 || r.ProtoMinor == 0):
 		return bad("Transfer-Encoding comes beside Content-Length, or in HTTP/1.0, so that it is not clear where the body ends")
-	case chunked && (len(coding) > 1 || !strings.EqualFold(coding[0], "chunked")):
+	case chunked && (len(coding) > 1 || len(coding[0]) != len("chunked") || !strings.EqualFold(coding[0], "chunked")): // which takes a Kelvin sign for a k
 		return &malformed{http.StatusNotImplemented, "the only Transfer-Encoding that is known here is chunked"}
 	case chunked:
 		delete(h, "Transfer-Encoding")

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,7 +24,8 @@ const (
 )
 
 // Server answers HTTP/1.1 and 1.0 requests on one goroutine for each connection, and uses what it reads them into again. Its handlers
-// may therefore not keep a request, its header or its context when they return: the context is the connection's. It ends when the caller closes
+// may therefore not keep a request, its header or its context when they return: the context is the connection's. A string of a request holds all of its line and header
+// in memory as long as it is kept. The context ends when the caller closes
 // the connection after sending all of the request, as it does in net/http; only connections that are sockets are watched for that.
 //
 // Unlike net/http's it guesses no Content-Type, refuses what may mean two things (Transfer-Encoding beside Content-Length, folded headers), and
@@ -109,6 +111,9 @@ func (s *Server) take(n net.Conn) {
 	}
 	go func() {
 		defer func() {
+			if why := recover(); why != nil {
+				s.Log.Error("a connection is closed", "panic", why, "stack", string(debug.Stack()))
+			}
 			forget()
 			c.cancel()
 			_ = n.Close() // nothing is left to be written

@@ -34,7 +34,7 @@ type writer struct {
 }
 
 func (w *writer) begin() {
-	w.header = cleared(w.header)
+	clear(w.header)
 	w.status, w.framing, w.left, w.trailers, w.keep, w.paced = 0, empty, 0, w.trailers[:0], !w.c.request.Close, false
 }
 
@@ -47,7 +47,7 @@ func (w *writer) WriteHeader(status int) {
 		return
 	}
 	if status < 200 && status != http.StatusSwitchingProtocols {
-		w.write(w.line(w.c.out.AvailableBuffer(), status), false)
+		w.write(w.line(w.c.out.AvailableBuffer(), status), true)
 		_ = w.c.out.Flush() // writing the answer fails as well
 		return
 	}
@@ -94,7 +94,7 @@ func (w *writer) frame() {
 	default:
 		w.framing = closing
 	}
-	if w.framing == closing || w.c.server.closing.Load() || httpguts.HeaderValuesContainsToken(w.header["Connection"], "close") || w.c.body.refused() || w.c.body.endless() {
+	if w.framing == closing || w.c.server.closing.Load() || httpguts.HeaderValuesContainsToken(w.header["Connection"], "close") || w.c.body.refused() || w.c.body.endless(w.status) {
 		w.keep = false
 	}
 }

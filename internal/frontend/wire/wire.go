@@ -288,7 +288,7 @@ func (k *conn) exchange(ctx context.Context, r *Request) (*Answer, error) {
 	in.Reset(k)
 	k.in, k.left = in, maxHeader
 	// A server may answer and close without reading all: what it said counts, not that it closed.
-	_, _ = in.Peek(1) // header meets the same error. Models work now, and collections of garbage look at the whole stack meanwhile
+	_, _ = in.Peek(1) // header reads on, or meets an error again. Models work now, and collections of garbage look at the whole stack meanwhile
 	resp, err := k.header(r)
 	if err == nil {
 		err = ctx.Err()
