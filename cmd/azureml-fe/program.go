@@ -34,7 +34,7 @@ type program struct {
 func (p *program) run(stop context.Context) error {
 	var stopping atomic.Bool
 	callers := closing(&stopping, p.front)
-	plain, peers := p.plain(callers), p.plain(closing(&stopping, p.front.Inner()))
+	plain, peers := p.plain(callers, maxHeader), p.plain(closing(&stopping, p.front.Inner()), 2*maxHeader) // front ends add to what they pass on
 	secure, status := secure{full(callers)}, full(p.status(&stopping))
 	secure.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: p.watcher.Certificate}
 	watching, forget := context.WithCancel(context.Background())
@@ -132,8 +132,8 @@ const (
 )
 
 // plain is a server of requests that come as they are.
-func (p *program) plain(h http.Handler) *http1.Server {
-	return &http1.Server{Handler: h, HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeader: maxHeader, Log: p.log}
+func (p *program) plain(h http.Handler, header int) *http1.Server {
+	return &http1.Server{Handler: h, HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeader: header, Log: p.log}
 }
 
 // full is a server that can do more: TLS and HTTP/2.
