@@ -30,11 +30,10 @@ type pod struct {
 	usable bool // as Kubernetes sees it
 	// answered is when it last did.
 	answered time.Time
-	// doubt is whether it serves, because something failed there; nil when there is none. Until this timer ends it, an answer does, or
-	// Kubernetes that sees the pod become usable, it gets no requests. Kubernetes may never notice what went
-	// wrong, so the pod has to be tried again.
-	doubt *time.Timer
-	until time.Time // when it ends it
+	// doubt is until when it gets no requests, because something failed there; zero when nothing did. An answer ends it sooner, and
+	// Kubernetes that sees the pod become usable. Kubernetes may never notice what went wrong, so the pod has
+	// to be tried again.
+	doubt time.Time
 }
 
 const (
@@ -47,7 +46,7 @@ const (
 	closedFor = 250 * time.Millisecond
 )
 
-func (d *pod) serves() bool { return d.usable && d.doubt == nil }
+func (d *pod) serves() bool { return d.usable && d.doubt.IsZero() }
 
 type waiter struct {
 	given chan *pod // capacity 1
@@ -82,7 +81,7 @@ func (p *pool) setPods(pods map[string]bool) {
 			p.pods = append(p.pods, d)
 		}
 		if usable && !d.usable {
-			d.doubt = nil
+			d.doubt = time.Time{}
 		}
 		d.usable = usable
 	}
@@ -202,8 +201,7 @@ func (p *pool) serving() int {
 func (p *pool) answered(d *pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d.answered = time.Now()
-	d.doubt = nil
+	d.answered, d.doubt = time.Now(), time.Time{}
 	p.drop(d)
 }
 
@@ -237,20 +235,18 @@ func (p *pool) closed(d *pod) {
 // suspect keeps a pod from everybody for a while, or for longer if it was to be for longer. p.mu is held.
 func (p *pool) suspect(d *pod, long time.Duration) {
 	until := time.Now().Add(long)
-	if d.doubt != nil && d.until.After(until) {
+	if d.doubt.After(until) {
 		return
 	}
-	d.until = until
-	var doubt *time.Timer
-	doubt = time.AfterFunc(long, func() {
+	d.doubt = until
+	time.AfterFunc(long, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if d.doubt == doubt { // and not that of a later failure
-			d.doubt = nil
+		if d.doubt.Equal(until) { // and not that of a later failure
+			d.doubt = time.Time{}
 			p.hand()
 		}
 	})
-	d.doubt = doubt
 }
 
 // drop is release with p.mu held.

@@ -36,27 +36,24 @@ var errHeader = errors.New("the request's header is too large")
 type caller struct {
 	net.Conn
 	server  *Server
-	from    string // its address
 	in      *bufio.Reader
 	out     *bufio.Writer
 	state   atomic.Int32
 	ctx     context.Context //nolint:containedctx // of requests
 	cancel  context.CancelFunc
-	hup     atomic.Bool // the caller sends nothing more
-	whole   atomic.Bool // the request was read to its end
-	blank   http.Request
+	hup     atomic.Bool  // the caller sends nothing more
+	blank   http.Request // what all requests have: the context, the address, and the map of the header
 	request http.Request
-	header  http.Header
-	values  []string // of header
-	text    []byte   // of the request's line and header
+	values  []string // of its header
+	text    []byte   // of its line and header
 	body    incoming
 	answer  writer
 }
 
 func newCaller(s *Server, n net.Conn) *caller {
-	c := &caller{Conn: n, server: s, from: n.RemoteAddr().String(), in: bufio.NewReaderSize(n, 4<<10), header: http.Header{}}
+	c := &caller{Conn: n, server: s, in: bufio.NewReaderSize(n, 4<<10)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.blank = *new(http.Request).WithContext(c.ctx)
+	c.blank = *(&http.Request{RemoteAddr: n.RemoteAddr().String(), Header: http.Header{}, Body: http.NoBody}).WithContext(c.ctx)
 	c.out = bufio.NewWriterSize(outgoing{c}, 4<<10)
 	c.body.c, c.answer = c, writer{c: c, header: http.Header{}}
 	return c
@@ -76,14 +73,14 @@ func (o outgoing) Write(p []byte) (int, error) {
 // hungUp is called when the caller has closed its direction.
 func (c *caller) hungUp() {
 	c.hup.Store(true)
-	if c.whole.Load() {
+	if c.body.state.Load() == whole {
 		c.cancel()
 	}
 }
 
 // arrived is called when the request was read to its end.
 func (c *caller) arrived() {
-	c.whole.Store(true)
+	c.body.state.Store(whole)
 	if c.hup.Load() {
 		c.cancel()
 	}
@@ -142,14 +139,7 @@ func (c *caller) next() (wrong *malformed, err error) {
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	c.whole.Store(false)
-	if wrong := c.parse(string(c.text)); wrong != nil {
-		return wrong, nil
-	}
-	if c.request.Body == http.NoBody {
-		c.arrived()
-	}
-	return nil, nil
+	return c.parse(string(c.text)), nil
 }
 
 // first waits for a request's first byte. Empty lines before it do not count, as some send one after a body (RFC 9112, 2.2).
@@ -165,8 +155,9 @@ func (c *caller) first() error {
 
 // letGo drops what a request and its answer took, if that is much: a connection that is idle is to keep little.
 func (c *caller) letGo() {
-	if len(c.text) > keptText || len(c.header) > keptNames || len(c.answer.header) > keptNames {
-		c.request, c.header, c.answer.header, c.values, c.text = c.blank, http.Header{}, http.Header{}, nil, nil
+	if len(c.text) > keptText || len(c.blank.Header) > keptNames || len(c.answer.header) > keptNames {
+		c.blank.Header, c.answer.header, c.values, c.text = http.Header{}, http.Header{}, nil, nil
+		c.request = c.blank
 	}
 }
 
@@ -269,14 +260,14 @@ const (
 	broken              // it never will
 )
 
-// begin takes a body of known length, or one in chunks.
-func (b *incoming) begin(length int64, chunked, expects bool) {
-	b.left, b.chunks, b.err, b.expects, b.answered = length, nil, nil, expects, false
+// begin takes a body of a length, or one in chunks, whose length is less than 0.
+func (b *incoming) begin(length int64, expects bool) {
+	b.left, b.chunks, b.err, b.expects, b.answered = length, nil, nil, expects && length != 0, false
 	b.state.Store(unread)
-	if length == 0 {
-		b.state.Store(whole)
-	}
-	if chunked {
+	switch {
+	case length == 0:
+		b.c.arrived()
+	case length < 0:
 		b.chunks = httputil.NewChunkedReader(b.c.in)
 	}
 }
@@ -315,7 +306,6 @@ func (b *incoming) ends(err error) {
 	switch b.err = err; {
 	case err == nil:
 	case errors.Is(err, io.EOF):
-		b.state.Store(whole)
 		b.c.arrived()
 	default:
 		b.state.Store(broken)

@@ -24,9 +24,8 @@ var chunkedCoding = []string{"chunked"}
 func (c *caller) parse(text string) *malformed {
 	r := &c.request
 	*r = c.blank
-	clear(c.header)
+	clear(r.Header)
 	c.values = c.values[:0]
-	r.Header, r.RemoteAddr, r.Body = c.header, c.from, http.NoBody
 	line, text, _ := strings.Cut(text, "\n")
 	var ok bool
 	if r.Method, line, ok = strings.Cut(strings.TrimSuffix(line, "\r"), " "); !ok || !token(r.Method) {
@@ -72,18 +71,19 @@ func token(s string) bool { return httpguts.ValidHeaderFieldName(s) }
 
 // add adds a value to the header. The first ones of all names lie side by side.
 func (c *caller) add(name, value string) {
-	if before := c.header[name]; before != nil {
-		c.header[name] = append(before, value)
+	h := c.request.Header
+	if before := h[name]; before != nil {
+		h[name] = append(before, value)
 		return
 	}
 	n := len(c.values)
 	c.values = append(c.values, value)
-	c.header[name] = c.values[n : n+1 : n+1]
+	h[name] = c.values[n : n+1 : n+1]
 }
 
 // host finds out who is asked (RFC 9112, 3.2).
 func (c *caller) host() *malformed {
-	r, hosts := &c.request, c.header["Host"]
+	r, hosts := &c.request, c.request.Header["Host"]
 	if len(hosts) > 1 || len(hosts) == 0 && r.ProtoMinor == 1 {
 		return bad("the header has no Host, or several")
 	}
@@ -96,13 +96,13 @@ func (c *caller) host() *malformed {
 	if !httpguts.ValidHostHeader(r.Host) {
 		return bad("Host is malformed")
 	}
-	delete(c.header, "Host")
+	delete(r.Header, "Host")
 	return nil
 }
 
 // framing finds out where the request ends, and whether another may follow (RFC 9112, 6 and 9.3).
 func (c *caller) framing() *malformed {
-	r, h := &c.request, c.header
+	r, h := &c.request, c.request.Header
 	coding, chunked := h["Transfer-Encoding"]
 	lengths := h["Content-Length"]
 	switch {
@@ -135,11 +135,9 @@ func (c *caller) framing() *malformed {
 		}
 		expects = r.ProtoMinor == 1
 	}
+	c.body.begin(r.ContentLength, expects)
 	if r.ContentLength != 0 {
-		c.body.begin(r.ContentLength, chunked, expects)
 		r.Body = &c.body
-	} else {
-		c.body.begin(0, false, false)
 	}
 	return nil
 }

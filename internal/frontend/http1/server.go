@@ -24,9 +24,9 @@ const (
 )
 
 // Server answers HTTP/1.1 and 1.0 requests on one goroutine for each connection, and uses what it reads them into again. Its handlers
-// may therefore not keep a request, its header or its context when they return: the context is the connection's. A string of a request holds all of its line and header
-// in memory as long as it is kept. The context ends when the caller closes
-// the connection after sending all of the request, as it does in net/http; only connections that are sockets are watched for that.
+// may therefore not keep a request, its header or its context when they return: the context is the connection's. A string of a request holds all
+// of its line and header in memory as long as it is kept. The context ends when the caller closes the connection after sending all of the
+// request, as it does in net/http; only connections that are sockets are watched for that.
 //
 // Unlike net/http's it guesses no Content-Type, refuses what may mean two things (Transfer-Encoding beside Content-Length, folded headers), and
 // does not read what is left of a body before it answers.
@@ -178,7 +178,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// close closes the connections in certain states, and returns how many others there are.
+// close closes the connections in certain states, and returns how many have not ended yet, these included.
 func (s *Server) close(states ...int32) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -35,7 +35,7 @@ type writer struct {
 
 func (w *writer) begin() {
 	clear(w.header)
-	w.status, w.framing, w.left, w.trailers, w.keep, w.paced = 0, empty, 0, w.trailers[:0], !w.c.request.Close, false
+	*w = writer{c: w.c, header: w.header, trailers: w.trailers[:0], keep: !w.c.request.Close}
 }
 
 // Header implements http.ResponseWriter.
