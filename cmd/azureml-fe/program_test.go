@@ -26,6 +26,7 @@ import (
 
 	"github.com/berthdev/berth/internal/frontend"
 	"github.com/berthdev/berth/internal/frontend/kube"
+	"github.com/berthdev/berth/internal/frontend/listentest"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -225,42 +226,14 @@ func readiness(t *testing.T, addr string) int {
 	return resp.StatusCode
 }
 
-// pipes is a listener in memory.
-type pipes struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
 // inMemory are listeners for all ports.
-func inMemory() map[int]*pipes {
-	all := map[int]*pipes{}
+func inMemory() map[int]*listentest.Pipes {
+	all := map[int]*listentest.Pipes{}
 	for _, port := range []int{route.HTTPPort, route.HTTPSPort, route.PeersPort, route.StatusPort} {
-		all[port] = &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+		all[port] = listentest.NewPipes("front")
 	}
 	return all
 }
-
-func (p *pipes) dial() (net.Conn, error) {
-	here, there := net.Pipe()
-	select {
-	case p.conns <- there:
-		return here, nil
-	case <-p.closed:
-		return nil, syscall.ECONNREFUSED
-	}
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.closed:
-		return nil, net.ErrClosed
-	}
-}
-func (p *pipes) Close() error { p.once.Do(func() { close(p.closed) }); return nil }
-func (*pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 // A front end that is to stop goes on as long as its most patient service may take, but not for ever.
 func TestStoppingIsBounded(t *testing.T) {
@@ -282,7 +255,7 @@ func TestStoppingIsBounded(t *testing.T) {
 				var log bytes.Buffer
 				stop, ended := started(t, "no pod", func(_ *program, v *route.Version) { v.QueueWait, v.Timeout, v.Workload = tt.wait, tt.timeout, "other" }, &log, func(port int) (net.Listener, error) { return servers[port], nil })
 				synctest.Wait()
-				here, err := servers[route.HTTPPort].dial()
+				here, err := servers[route.HTTPPort].Dial(t.Context(), "198.51.100.7:5000")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -336,7 +309,7 @@ func TestStoppingTellsClientsToLeave(t *testing.T) {
 		for _, w := range ways {
 			transport := &http.Transport{TLSClientConfig: trust.Clone(), ForceAttemptHTTP2: w.proto == 2, DialContext: func(context.Context, string, string) (net.Conn, error) {
 				w.dials++
-				return servers[w.port].dial()
+				return servers[w.port].Dial(t.Context(), "198.51.100.7:5000")
 			}}
 			defer transport.CloseIdleConnections()
 			w.client = &http.Client{Transport: transport}
@@ -363,7 +336,7 @@ func TestStoppingTellsClientsToLeave(t *testing.T) {
 				t.Errorf("%s: the client is told to leave before the front end stops", w.name)
 			}
 		}
-		idle, err := servers[route.HTTPPort].dial()
+		idle, err := servers[route.HTTPPort].Dial(t.Context(), "198.51.100.7:5000")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,7 +373,7 @@ func TestStoppingTellsClientsToLeave(t *testing.T) {
 		if err := <-ended; err != nil {
 			t.Errorf("it ended with %v", err)
 		}
-		if _, err := servers[route.HTTPPort].dial(); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := servers[route.HTTPPort].Dial(t.Context(), "198.51.100.7:5000"); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("it still takes connections when it ended: %v", err)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/berthdev/berth/internal/frontend/http1"
+	"github.com/berthdev/berth/internal/frontend/listentest"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -17,11 +18,7 @@ import (
 // benchmark measures is the front end.
 func rawPod(b *testing.B, size int) string {
 	b.Helper()
-	l, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = l.Close() })
+	l := listentest.Local(b)
 	answer := append(fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", size), make([]byte, size)...)
 	go func() {
 		for {
@@ -71,10 +68,7 @@ func BenchmarkScore(b *testing.B) {
 			})
 			f.SetPods("iris", up(rawPod(b, size)))
 			f.SetPeers("127.0.0.1:9001", []string{"127.0.0.1:9001"}, "peer-token")
-			l, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
-			if err != nil {
-				b.Fatal(err)
-			}
+			l := listentest.Local(b)
 			server := &http1.Server{Handler: f, HeaderTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeader: 64 << 10, Log: quiet}
 			go func() { _ = server.Serve(l) }()
 			b.Cleanup(func() { _ = server.Close() })

@@ -9,12 +9,12 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/berthdev/berth/internal/frontend/http1"
+	"github.com/berthdev/berth/internal/frontend/listentest"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -28,25 +28,9 @@ type network struct {
 }
 
 type host struct {
-	addr   string
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
+	*listentest.Pipes
 	server server
 }
-
-func (h *host) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (h *host) Close() error { h.once.Do(func() { close(h.closed) }); return nil }
-
-func (h *host) Addr() net.Addr { return address(h.addr) }
 
 // kill ends the host's process: its connections break, and new ones are refused.
 func (h *host) kill() { _ = h.server.Close() }
@@ -54,39 +38,17 @@ func (h *host) kill() { _ = h.server.Close() }
 // quiet drops what is logged.
 var quiet = slog.New(slog.DiscardHandler)
 
-type address string
-
-func (address) Network() string  { return "tcp" }
-func (a address) String() string { return string(a) }
-
-// conn knows from where it comes.
-type conn struct {
-	net.Conn
-	from address
-}
-
-func (c conn) RemoteAddr() net.Addr { return c.from }
-
 // dialFrom connects as a machine with the given address.
-func (n *network) dialFrom(from address) func(context.Context, string, string) (net.Conn, error) {
+func (n *network) dialFrom(from string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
 		n.mu.Lock()
 		n.dials[addr]++
 		h := n.hosts[addr]
 		n.mu.Unlock()
-		refused := &net.OpError{Op: "dial", Net: "tcp", Addr: address(addr), Err: syscall.ECONNREFUSED}
 		if h == nil {
-			return nil, refused
+			return nil, listentest.Refused(addr)
 		}
-		here, there := net.Pipe()
-		select {
-		case h.conns <- conn{there, from}:
-			return here, nil
-		case <-h.closed:
-			return nil, refused
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+		return h.Dial(ctx, from)
 	}
 }
 
@@ -105,7 +67,7 @@ func (n *network) listen(t *testing.T, addr string, handler http.Handler) *host 
 // serve starts a host with a server of its own.
 func (n *network) serve(t *testing.T, addr string, s server) *host {
 	t.Helper()
-	h := &host{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{}), server: s}
+	h := &host{listentest.NewPipes(addr), s}
 	n.mu.Lock()
 	n.hosts[addr] = h
 	n.mu.Unlock()
@@ -132,7 +94,7 @@ func full(h http.Handler) server { return &http.Server{Handler: h} }
 func (n *network) front(t *testing.T, addr string) *FrontEnd {
 	t.Helper()
 	f := New(quiet)
-	f.model.DialContext, f.peer.DialContext = n.dialFrom(address(addr)), n.dialFrom(address(addr))
+	f.model.DialContext, f.peer.DialContext = n.dialFrom(addr), n.dialFrom(addr)
 	t.Cleanup(f.model.CloseIdle)
 	t.Cleanup(f.peer.CloseIdle)
 	n.serve(t, addr, n.kind(f))

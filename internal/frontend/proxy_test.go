@@ -21,6 +21,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/berthdev/berth/internal/frontend/listentest"
 	"github.com/berthdev/berth/internal/route"
 )
 
@@ -34,6 +35,16 @@ func status(code int) http.HandlerFunc {
 
 // hangUp closes the connection without an answer.
 func hangUp(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
+// first answers one request in a way of its own, and others with nothing. It counts them.
+func first(calls *atomic.Int32, answer http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		if calls.Add(1) == 1 {
+			answer(w, r)
+		}
+	})
+}
 
 // chunked hides a body's length.
 type chunked struct{ io.Reader }
@@ -313,12 +324,7 @@ func TestAnswerBreaksOff(t *testing.T) {
 			t.Parallel()
 			bubble(t, func(t *testing.T, n *network, f *FrontEnd) {
 				f.SetRoute(service(t, "iris"))
-				var calls atomic.Int32
-				n.listen(t, "pod:5001", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					_, _ = io.Copy(io.Discard, r.Body)
-					if calls.Add(1) > 1 {
-						return
-					}
+				n.listen(t, "pod:5001", first(new(atomic.Int32), func(w http.ResponseWriter, r *http.Request) {
 					if tt.length != "" {
 						w.Header().Set("Content-Length", tt.length)
 					}
@@ -490,12 +496,9 @@ func TestClientGone(t *testing.T) {
 				f.SetRoute(service(t, "iris"))
 				var calls atomic.Int32
 				stopped := make(chan struct{}, 2)
-				n.listen(t, "pod:5001", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-					_, _ = io.Copy(io.Discard, r.Body)
-					if calls.Add(1) == 1 {
-						<-r.Context().Done()
-						stopped <- struct{}{}
-					}
+				n.listen(t, "pod:5001", first(&calls, func(_ http.ResponseWriter, r *http.Request) {
+					<-r.Context().Done()
+					stopped <- struct{}{}
 				}))
 				f.SetPods("iris", up("pod:5001"))
 				var wg sync.WaitGroup
@@ -844,11 +847,7 @@ func TestPodThatIsNotToBlameGetsTheNextRequest(t *testing.T) {
 			in(t, func(t *testing.T, n *network, f *FrontEnd) {
 				f.SetRoute(service(t, "iris"))
 				var calls atomic.Int32
-				n.listen(t, "pod:5001", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					_, _ = io.Copy(io.Discard, r.Body)
-					if calls.Add(1) > 1 {
-						return
-					}
+				n.listen(t, "pod:5001", first(&calls, func(w http.ResponseWriter, r *http.Request) {
 					if tt.answer == "" {
 						<-r.Context().Done()
 						return
@@ -950,10 +949,7 @@ func TestOverTCP(t *testing.T) {
 				_, _ = w.Write(body)
 			}))
 			defer pod.Close()
-			gone, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
+			gone := listentest.Local(t)
 			_ = gone.Close()
 			f := New(quiet)
 			defer f.model.CloseIdle()
@@ -997,10 +993,7 @@ func TestOverTCP(t *testing.T) {
 func overTCP(t *testing.T, f *FrontEnd, way string) (scheme, addr string, client *http.Client) {
 	t.Helper()
 	if way == "HTTP" {
-		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := listentest.Local(t)
 		s, transport := plain(f), &http.Transport{}
 		go func() { _ = s.Serve(l) }()
 		t.Cleanup(func() { transport.CloseIdleConnections(); _ = s.Close() })

@@ -89,7 +89,7 @@ func TestOverloadedServicesShareMemory(t *testing.T) {
 						t.Errorf("front end %d holds %d bytes, more than %d", i, used, size)
 					}
 				}
-				if most < size/3 { // how much is free depends on whose requests came first
+				if most < size/2-2*small { // a front end with the requests of one service only gives it half, in whole bodies
 					t.Errorf("at most %d bytes of %d are used, and requests were refused", most, size)
 				}
 				for i := range 12 {

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/berthdev/berth/internal/frontend/listentest"
 )
 
 func server(h http.Handler) *Server {
@@ -31,10 +33,7 @@ func serving(t *testing.T, s interface {
 	Close() error
 }) (addr string) {
 	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listentest.Local(t)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
 	t.Cleanup(func() {
@@ -443,11 +442,7 @@ func TestExpectations(t *testing.T) {
 // An answer is on its way when it is flushed, and can be read from a socket.
 func TestAnswersOnTheirWay(t *testing.T) {
 	t.Parallel()
-	source, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = source.Close() }()
+	source := listentest.Local(t)
 	const size = 1 << 20
 	go func() {
 		c, err := source.Accept()
@@ -505,42 +500,21 @@ func TestAnswersOnTheirWay(t *testing.T) {
 	}
 }
 
-// pipes is a listener in memory: Accept returns an error, or the other end of a connection.
-type pipes struct {
-	conns  chan net.Conn
-	errors chan error
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newPipes() *pipes {
-	return &pipes{conns: make(chan net.Conn), errors: make(chan error, 1), closed: make(chan struct{})}
-}
-
-func (p *pipes) dial() net.Conn {
-	here, there := net.Pipe()
-	p.conns <- there
-	return here
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case err := <-p.errors:
-		return nil, err
-	case <-p.closed:
-		return nil, net.ErrClosed
+// dial connects to a server in memory.
+func dial(t *testing.T, p *listentest.Pipes) net.Conn {
+	t.Helper()
+	c, err := p.Dial(t.Context(), "198.51.100.7:5000")
+	if err != nil {
+		t.Fatal(err)
 	}
+	return c
 }
-func (p *pipes) Close() error { p.once.Do(func() { close(p.closed) }); return nil }
-func (*pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 // in fake time a server answers what comes over pipes.
-func inFakeTime(t *testing.T, h http.Handler, test func(t *testing.T, s *Server, p *pipes, ended <-chan error)) {
+func inFakeTime(t *testing.T, h http.Handler, test func(t *testing.T, s *Server, p *listentest.Pipes, ended <-chan error)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s, p, ended := server(h), newPipes(), make(chan error, 1)
+		s, p, ended := server(h), listentest.NewPipes("server:80"), make(chan error, 1)
 		go func() { ended <- s.Serve(p) }()
 		synctest.Wait()
 		defer func() { _ = s.Close() }()
@@ -573,8 +547,8 @@ func TestCallersThatDoNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inFakeTime(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), func(t *testing.T, _ *Server, p *pipes, _ <-chan error) {
-				c := p.dial()
+			inFakeTime(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), func(t *testing.T, _ *Server, p *listentest.Pipes, _ <-chan error) {
+				c := dial(t, p)
 				go func() { _, _ = io.WriteString(c, tt.sent) }()
 				if got := open(c); got != tt.want {
 					t.Errorf("the connection was closed after %v, want %v", got, tt.want)
@@ -595,8 +569,8 @@ func TestLargeHeadersAreForgotten(t *testing.T) {
 		for name, values := range r.Header {
 			w.Header()[name] = values
 		}
-	}), func(t *testing.T, s *Server, p *pipes, _ <-chan error) {
-		c := p.dial()
+	}), func(t *testing.T, s *Server, p *listentest.Pipes, _ <-chan error) {
+		c := dial(t, p)
 		in := bufio.NewReader(c)
 		for n, header := range []string{large.String(), "B: c\r\n", large.String()} {
 			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n"+header+"\r\n")
@@ -631,8 +605,8 @@ func TestDeadlines(t *testing.T) {
 		if err := errors.Join(c.SetReadDeadline(time.Now().Add(time.Second)), c.SetWriteDeadline(time.Now().Add(time.Second))); err != nil {
 			t.Error(err)
 		}
-	}), func(t *testing.T, _ *Server, p *pipes, _ <-chan error) {
-		c := p.dial()
+	}), func(t *testing.T, _ *Server, p *listentest.Pipes, _ <-chan error) {
+		c := dial(t, p)
 		in := bufio.NewReader(c)
 		for _, path := range []string{"/first", "/second"} {
 			_, _ = io.WriteString(c, "POST "+path+" HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
@@ -657,8 +631,8 @@ func TestShutdown(t *testing.T) {
 		if r.URL.Path != "/" {
 			time.Sleep(time.Minute)
 		}
-	}), func(t *testing.T, s *Server, p *pipes, ended <-chan error) {
-		idle, busy, begun, fresh := p.dial(), p.dial(), p.dial(), p.dial()
+	}), func(t *testing.T, s *Server, p *listentest.Pipes, ended <-chan error) {
+		idle, busy, begun, fresh := dial(t, p), dial(t, p), dial(t, p), dial(t, p)
 		_, _ = io.WriteString(idle, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		if resp, err := http.ReadResponse(bufio.NewReader(idle), nil); err != nil || resp.Close {
 			t.Fatal(resp, err)
@@ -697,7 +671,7 @@ func TestShutdown(t *testing.T) {
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 			t.Errorf("it ended with %v", err)
 		}
-		if err := s.Serve(newPipes()); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.Serve(listentest.NewPipes("server:80")); !errors.Is(err, http.ErrServerClosed) {
 			t.Errorf("it serves again: %v", err)
 		}
 		wg.Wait()
@@ -711,8 +685,8 @@ func TestClose(t *testing.T) {
 	inFakeTime(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		heard.Store(true)
-	}), func(t *testing.T, s *Server, p *pipes, _ <-chan error) {
-		c := p.dial()
+	}), func(t *testing.T, s *Server, p *listentest.Pipes, _ <-chan error) {
+		c := dial(t, p)
 		_, _ = io.WriteString(c, last)
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -734,16 +708,16 @@ func TestClose(t *testing.T) {
 // A machine without file descriptors has them again later; what is wrong with the listener itself is not waited for.
 func TestListenersThatFail(t *testing.T) {
 	t.Parallel()
-	inFakeTime(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), func(t *testing.T, _ *Server, p *pipes, ended <-chan error) {
-		p.errors <- &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	inFakeTime(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), func(t *testing.T, _ *Server, p *listentest.Pipes, ended <-chan error) {
+		p.Fail(&net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)})
 		began := time.Now()
-		c := p.dial()
+		c := dial(t, p)
 		if took := time.Since(began); took != acceptAgain {
 			t.Errorf("the next connection was taken after %v, want %v", took, acceptAgain)
 		}
 		_ = c.Close()
 		broken := errors.New("broken")
-		p.errors <- broken
+		p.Fail(broken)
 		if err := <-ended; !errors.Is(err, broken) {
 			t.Errorf("it ended with %v", err)
 		}
@@ -759,10 +733,10 @@ func TestPanics(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}
 		panic("not meant")
-	}), func(t *testing.T, s *Server, p *pipes, _ <-chan error) {
+	}), func(t *testing.T, s *Server, p *listentest.Pipes, _ <-chan error) {
 		s.Log = slog.New(slog.NewTextHandler(&log, nil))
 		for _, path := range []string{"/meant", "/else"} {
-			c := p.dial()
+			c := dial(t, p)
 			_, _ = io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
 			if rest, err := io.ReadAll(c); len(rest) > 0 || err != nil {
 				t.Errorf("%q, %v", rest, err)
@@ -788,10 +762,7 @@ func TestLeavesNothingOpen(t *testing.T) { //nolint:paralleltest // counts the f
 	}
 	before := files()
 	s := server(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listentest.Local(t)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
 	for range 3 {

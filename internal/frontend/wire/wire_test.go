@@ -17,6 +17,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/berthdev/berth/internal/frontend/listentest"
 )
 
 // pod is a server that speaks byte by byte. Every connection runs script.
@@ -549,11 +551,7 @@ func TestDialErrors(t *testing.T) {
 // Over TCP, too, a caller who leaves is not taken for a server that closed the connection.
 func TestCallerLeavesOverTCP(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
+	l := listentest.Local(t)
 	go func() {
 		c, err := l.Accept()
 		if err != nil {
@@ -580,11 +578,7 @@ func TestCallerLeavesOverTCP(t *testing.T) {
 func TestConnectionsThatAreResetOverTCP(t *testing.T) {
 	t.Parallel()
 	for n, answer := range []string{"", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"} {
-		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
+		l := listentest.Local(t)
 		read := make(chan struct{})
 		go func() {
 			c, err := l.Accept()
@@ -633,11 +627,7 @@ func TestKeptConnectionsOverTCP(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = l.Close() }()
+			l := listentest.Local(t)
 			large := strings.Repeat("x", 300000)
 			said := make(chan struct{}, 2)
 			go func() {
@@ -749,11 +739,7 @@ func (*canned) SetWriteDeadline(t time.Time) error { return nil }
 // A connection that was closed by this side would keep its port for a minute. One that is reset does not, and nobody waits for anything on it.
 func TestIdleConnectionsKeepNoPorts(t *testing.T) {
 	t.Parallel()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
+	l := listentest.Local(t)
 	ended := make(chan error, 1)
 	go func() {
 		c, err := l.Accept()
