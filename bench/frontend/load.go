@@ -24,10 +24,10 @@ type load struct {
 	length  time.Duration
 }
 
-func post(url string, body []byte, delay string) vegeta.Target {
+func post(url string, body []byte, delay time.Duration) vegeta.Target {
 	h := http.Header{"Authorization": {"Bearer " + key}, "Content-Type": {"application/octet-stream"}}
-	if delay != "" {
-		h.Set(delayHeader, delay)
+	if delay != 0 {
+		h.Set(delayHeader, delay.String())
 	}
 	return vegeta.Target{Method: http.MethodPost, URL: url, Body: body, Header: h}
 }
@@ -111,12 +111,16 @@ type result struct {
 	failed         int
 }
 
-// scenario is a load of a share of what Berth does at its limit with a pod that takes no time.
+// scenario is a load of a share of what Berth does at its limit under that load.
 type scenario struct {
 	title string
 	size  int
-	delay string
+	delay time.Duration // of the pod
 	share float64
+}
+
+func (s scenario) post(url string) vegeta.Target {
+	return post(url, make([]byte, s.size), s.delay)
 }
 
 const compared = 4000 // the service that is compared, beyond those of the other measurements
@@ -144,21 +148,20 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 	ways := []way{{"none: the whole", "http://" + pod + path, nil}, {"nginx", "http://" + nginxAddr + path, nginx}, {"Traefik", "http://" + traefikAddr + path, traefik}, {"Berth", "http://" + frontEnd + path, fe}}
 	fmt.Printf("Medians of %d runs of %s, and the range. nginx %s, Traefik %s, open-loop load. What is measured has processor %s; load and pods have %d others.\n\n", o.runs, o.length, nginxVersion(ctx), traefikVersion, o.inside, runtime.NumCPU())
 	fmt.Printf("| pod, body each way | | rate /s | added mean | added p50 | added p99 | requests per CPU-second | memory | failed |\n|---|---|---|---|---|---|---|---|---|\n")
-	limits := map[int]float64{}
+	limits := map[string]float64{}
 	for _, s := range []scenario{
-		{"null, 1 KB", 1 << 10, "", 0.5}, {"null, 1 KB", 1 << 10, "", 0.25}, {"null, 1 MB", 1 << 20, "", 0.5},
-		{"100 ms, 1 KB", 1 << 10, "100ms", 0.5}, {"100 ms, 1 MB", 1 << 20, "100ms", 0.5},
+		{"null, 1 KB", 1 << 10, 0, 0.5}, {"null, 1 KB", 1 << 10, 0, 0.25}, {"null, 1 MB", 1 << 20, 0, 0.5},
+		{"100 ms, 1 KB", 1 << 10, 100 * time.Millisecond, 0.5}, {"100 ms, 1 MB", 1 << 20, 100 * time.Millisecond, 0.5},
 	} {
-		body := make([]byte, s.size)
-		if limits[s.size] == 0 { // pods that take no time show what the front end can do
-			limit, err := o.limit(ctx, body)
+		if limits[s.title] == 0 {
+			limit, err := o.limit(ctx, s)
 			if err != nil {
 				return err
 			}
 			fmt.Printf("| %s: Berth at its limit | | %.0f | | | | | | |\n", s.title, limit)
-			limits[s.size] = limit
+			limits[s.title] = limit
 		}
-		if err := o.compareOne(ctx, s, ways, math.Round(limits[s.size]*s.share)); err != nil {
+		if err := o.compareOne(ctx, s, ways, math.Round(limits[s.title]*s.share)); err != nil {
 			return err
 		}
 	}
@@ -166,12 +169,13 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 }
 
 // limit is the highest rate that Berth keeps up with, in requests a second, in steps of a tenth: it answers all, 99 of 100 of them
-// within onTime, the first time or the second.
-func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
+// within onTime of what the pod takes, the first time or the second.
+func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
 	const onTime = 50 * time.Millisecond
-	targets := []vegeta.Target{post(url(compared), body, "")}
-	// Who waits for an answer before asking again gets more answers than a rate does.
-	closed := load{targets: targets, workers: 32, length: o.length}
+	// Who waits for an answer before asking again gets more answers than a rate does, from a pod that takes no time.
+	fast := s
+	fast.delay = 0
+	closed := load{targets: []vegeta.Target{fast.post(url(compared))}, workers: 32, length: o.length}
 	if _, err := closed.run(ctx); err != nil { // warm
 		return 0, err
 	}
@@ -179,12 +183,13 @@ func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
+	targets := []vegeta.Target{s.post(url(compared))}
 	limit, missed := 0.0, 0
 	for rate := 0.25 * m.Throughput; missed < 2; {
 		if m, err = (load{targets: targets, rate: rate, length: o.length}).steady(ctx, func() {}); err != nil {
 			return 0, err
 		}
-		if failures(m) > 0 || m.Latencies.P99 > onTime || m.Requests == 0 {
+		if failures(m) > 0 || m.Latencies.P99 > s.delay+onTime || m.Requests == 0 {
 			missed++ // the machine may have stood still for a moment
 			continue
 		}
@@ -199,7 +204,7 @@ func (o *options) limit(ctx context.Context, body []byte) (float64, error) {
 
 // compareOne loads all ways at the same rate, one after the other, as often as there are runs.
 func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate float64) error {
-	body, results := make([]byte, s.size), map[string][]result{}
+	results := map[string][]result{}
 	for run := range o.runs {
 		var straight *vegeta.Metrics
 		for i := range ways {
@@ -208,7 +213,7 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 				w = ways[1+(i-1+run)%(len(ways)-1)]
 			}
 			var cpu time.Duration
-			m, err := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length}.steady(ctx, func() {
+			m, err := load{targets: []vegeta.Target{s.post(w.url)}, rate: rate, length: o.length}.steady(ctx, func() {
 				if w.proc != nil {
 					cpu = w.proc.cpu()
 				}

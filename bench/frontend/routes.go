@@ -64,7 +64,7 @@ func (o *options) changeRoutes(ctx context.Context, c *cluster, fe *process) err
 	body := make([]byte, 1<<10)
 	l := load{rate: o.loadOfRoutes, length: 4 * o.length}
 	for i := range o.services {
-		l.targets = append(l.targets, post(url(i), body, ""))
+		l.targets = append(l.targets, post(url(i), body, 0))
 	}
 	rand.Shuffle(len(l.targets), func(i, j int) { l.targets[i], l.targets[j] = l.targets[j], l.targets[i] })
 	before := fe.cpu()

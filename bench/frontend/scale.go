@@ -90,7 +90,7 @@ func (o *options) scaleUp(ctx context.Context, c *cluster) error {
 		}
 		// Three times what one replica can do, at once: what the queue cannot hold until there are more is refused.
 		began := time.Now()
-		l := load{targets: []vegeta.Target{post(url(service), body, "100ms")}, rate: 30, length: 3 * time.Second}
+		l := load{targets: []vegeta.Target{post(url(service), body, 100*time.Millisecond)}, rate: 30, length: 3 * time.Second}
 		if _, err := l.run(ctx); err != nil {
 			return err
 		}
@@ -108,7 +108,7 @@ func (o *options) scaleUp(ctx context.Context, c *cluster) error {
 	}
 	requests, failed := 0, 0
 	for _, x := range []float64{1, 1.5, 2, 2.5, 3} {
-		l := load{targets: []vegeta.Target{post(url(scaled), body, "100ms")}, rate: o.rampOfScale * x, length: 2 * o.length}
+		l := load{targets: []vegeta.Target{post(url(scaled), body, 100*time.Millisecond)}, rate: o.rampOfScale * x, length: 2 * o.length}
 		m, err := l.run(ctx)
 		if err != nil {
 			return err
