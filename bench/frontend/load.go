@@ -169,9 +169,12 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 }
 
 // limit is the highest rate that Berth keeps up with, in requests a second, in steps of a tenth: it answers all, 99 of 100 of them
-// within onTime of what the pod takes, the first time or the second.
+// within onTime of what the pod takes, at one of its tries.
 func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
-	const onTime = 50 * time.Millisecond
+	const (
+		onTime = 50 * time.Millisecond
+		tries  = 3 // the machine may stand still for a moment
+	)
 	// Who waits for an answer before asking again gets more answers than a rate does, from a pod that takes no time.
 	fast := s
 	fast.delay = 0
@@ -185,12 +188,12 @@ func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
 	}
 	targets := []vegeta.Target{s.post(url(compared))}
 	limit, missed := 0.0, 0
-	for rate := 0.25 * m.Throughput; missed < 2; {
+	for rate := 0.25 * m.Throughput; missed < tries; {
 		if m, err = (load{targets: targets, rate: rate, length: o.length}).steady(ctx, func() {}); err != nil {
 			return 0, err
 		}
 		if failures(m) > 0 || m.Latencies.P99 > s.delay+onTime || m.Requests == 0 {
-			missed++ // the machine may have stood still for a moment
+			missed++
 			continue
 		}
 		limit, missed = rate, 0
