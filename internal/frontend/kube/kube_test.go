@@ -27,6 +27,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
@@ -38,6 +39,13 @@ import (
 var _ FrontEnd = (*frontend.FrontEnd)(nil)
 
 const namespace = "azureml-ws"
+
+// Of what client-go does with errors, only logging is left. The other is a pause between two errors of the process, which sleeps as long as the
+// clock went back since the last one: minutes and hours here, where each test has a clock of its own.
+func TestMain(m *testing.M) {
+	utilruntime.ErrorHandlers = utilruntime.ErrorHandlers[:1]
+	m.Run()
+}
 
 // front records what it is told.
 type front struct {
