@@ -119,10 +119,6 @@ type scenario struct {
 	share float64
 }
 
-func (s scenario) post(url string) vegeta.Target {
-	return post(url, make([]byte, s.size), s.delay)
-}
-
 const compared = 4000 // the service that is compared, beyond those of the other measurements
 
 // compareAll prints the tables of the comparison.
@@ -175,10 +171,9 @@ func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
 		onTime = 50 * time.Millisecond
 		tries  = 3 // the machine may stand still for a moment
 	)
+	body := make([]byte, s.size)
 	// Who waits for an answer before asking again gets more answers than a rate does, from a pod that takes no time.
-	fast := s
-	fast.delay = 0
-	closed := load{targets: []vegeta.Target{fast.post(url(compared))}, workers: 32, length: o.length}
+	closed := load{targets: []vegeta.Target{post(url(compared), body, 0)}, workers: 32, length: o.length}
 	if _, err := closed.run(ctx); err != nil { // warm
 		return 0, err
 	}
@@ -186,7 +181,7 @@ func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	targets := []vegeta.Target{s.post(url(compared))}
+	targets := []vegeta.Target{post(url(compared), body, s.delay)}
 	limit, missed := 0.0, 0
 	for rate := 0.25 * m.Throughput; missed < tries; {
 		if m, err = (load{targets: targets, rate: rate, length: o.length}).steady(ctx, func() {}); err != nil {
@@ -207,7 +202,7 @@ func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
 
 // compareOne loads all ways at the same rate, one after the other, as often as there are runs.
 func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate float64) error {
-	results := map[string][]result{}
+	body, results := make([]byte, s.size), map[string][]result{}
 	for run := range o.runs {
 		var straight *vegeta.Metrics
 		for i := range ways {
@@ -216,7 +211,7 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 				w = ways[1+(i-1+run)%(len(ways)-1)]
 			}
 			var cpu time.Duration
-			m, err := load{targets: []vegeta.Target{s.post(w.url)}, rate: rate, length: o.length}.steady(ctx, func() {
+			m, err := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length}.steady(ctx, func() {
 				if w.proc != nil {
 					cpu = w.proc.cpu()
 				}
