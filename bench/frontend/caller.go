@@ -29,7 +29,10 @@ func dial(addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.(*net.TCPConn).SetLinger(0)
+	if err := c.(*net.TCPConn).SetLinger(0); err != nil {
+		return nil, err
+	}
+	return newConn(c)
 }
 
 // RoundTrip implements http.RoundTripper. It does not look at the request's context.

@@ -150,11 +150,11 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 		{"100 ms, 1 KB", 1 << 10, 100 * time.Millisecond, 0.5}, {"100 ms, 1 MB", 1 << 20, 100 * time.Millisecond, 0.5},
 	} {
 		if limits[s.title] == 0 {
-			limit, err := o.limit(ctx, s)
+			limit, busy, err := o.limit(ctx, s, fe)
 			if err != nil {
 				return err
 			}
-			fmt.Printf("| %s: Berth at its limit | | %.0f | | | | | | |\n", s.title, limit)
+			fmt.Printf("| %s: Berth at its limit, with %.0f %% of a processor | | %.0f | | | | | | |\n", s.title, 100*busy, limit)
 			limits[s.title] = limit
 		}
 		if err := o.compareOne(ctx, s, ways, math.Round(limits[s.title]*s.share)); err != nil {
@@ -165,8 +165,8 @@ func (o *options) compareAll(ctx context.Context, c *cluster, procs *processes) 
 }
 
 // limit is the highest rate that Berth keeps up with, in requests a second, in steps of a tenth: it answers all, 99 of 100 of them
-// within onTime of what the pod takes, at one of its tries.
-func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
+// within onTime of what the pod takes, at one of its tries. busy is how many processors the front end used then.
+func (o *options) limit(ctx context.Context, s scenario, fe *process) (limit, busy float64, err error) {
 	const (
 		onTime = 50 * time.Millisecond
 		tries  = 3 // the machine may stand still for a moment
@@ -175,29 +175,30 @@ func (o *options) limit(ctx context.Context, s scenario) (float64, error) {
 	// Who waits for an answer before asking again gets more answers than a rate does, from a pod that takes no time.
 	closed := load{targets: []vegeta.Target{post(url(compared), body, 0)}, workers: 32, length: o.length}
 	if _, err := closed.run(ctx); err != nil { // warm
-		return 0, err
+		return 0, 0, err
 	}
 	m, err := closed.run(ctx)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	targets := []vegeta.Target{post(url(compared), body, s.delay)}
-	limit, missed := 0.0, 0
+	missed := 0
 	for rate := 0.25 * m.Throughput; missed < tries; {
-		if m, err = (load{targets: targets, rate: rate, length: o.length}).steady(ctx, func() {}); err != nil {
-			return 0, err
+		var cpu time.Duration
+		if m, err = (load{targets: targets, rate: rate, length: o.length}).steady(ctx, func() { cpu = fe.cpu() }); err != nil {
+			return 0, 0, err
 		}
 		if failures(m) > 0 || m.Latencies.P99 > s.delay+onTime || m.Requests == 0 {
 			missed++
 			continue
 		}
-		limit, missed = rate, 0
+		limit, busy, missed = rate, (fe.cpu()-cpu).Seconds()/o.length.Seconds(), 0
 		rate *= 1.1
 	}
 	if limit == 0 {
-		return 0, errors.New("Berth keeps up with no rate")
+		return 0, 0, errors.New("Berth keeps up with no rate")
 	}
-	return limit, nil
+	return limit, busy, nil
 }
 
 // compareOne loads all ways at the same rate, one after the other, as often as there are runs.
