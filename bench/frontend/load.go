@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"syscall"
 	"time"
 
 	vegeta "github.com/tsenart/vegeta/v12/lib"
@@ -101,6 +102,22 @@ type way struct {
 	name string
 	url  string
 	proc *process // nil: straight
+}
+
+// alone stops the processes of the other ways, which may have much to do yet from their own loads, until goOn is called.
+func (w way) alone(ways []way) (goOn func()) {
+	var stopped []*process
+	for _, other := range ways {
+		if other.proc != nil && other.proc != w.proc {
+			other.proc.signal(syscall.SIGSTOP)
+			stopped = append(stopped, other.proc)
+		}
+	}
+	return func() {
+		for _, p := range stopped {
+			p.signal(syscall.SIGCONT)
+		}
+	}
 }
 
 // result is what a way did in one run: what it added to the way straight to the pod, or, of that way, the whole.
@@ -211,12 +228,14 @@ func (o *options) compareOne(ctx context.Context, s scenario, ways []way, rate f
 			if i > 0 { // in another order in each run
 				w = ways[1+(i-1+run)%(len(ways)-1)]
 			}
+			goOn := w.alone(ways)
 			var cpu time.Duration
 			m, err := load{targets: []vegeta.Target{post(w.url, body, s.delay)}, rate: rate, length: o.length}.steady(ctx, func() {
 				if w.proc != nil {
 					cpu = w.proc.cpu()
 				}
 			})
+			goOn()
 			if err != nil {
 				return err
 			}

@@ -160,6 +160,15 @@ func (p *process) end() {
 	_ = p.cmd.Wait()
 }
 
+// signal sends a process and its children a signal.
+func (p *process) signal(s syscall.Signal) {
+	for _, pid := range p.tree() {
+		if n, err := strconv.Atoi(pid); err == nil {
+			_ = syscall.Kill(n, s)
+		}
+	}
+}
+
 // log is the end of what a process wrote.
 func (p *process) log() string {
 	data, _ := os.ReadFile(filepath.Join(work, p.name+".log"))
