@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/berthdev/berth/bench/internal/berth"
@@ -52,9 +53,9 @@ def run(body):
 func main() {
 	bin := flag.String("berth", "bin/berth", "the berth program")
 	libexec := flag.String("libexec", "bin/libexec", "what local clusters run, and uv")
-	runs := flag.Int("runs", 5, fmt.Sprintf("runs, at most %d", len(sklearn)))
+	runs := flag.Int("runs", 5, fmt.Sprintf("runs, 1 to %d", len(sklearn)))
 	flag.Parse()
-	if err := run(*bin, *libexec, min(*runs, len(sklearn))); err != nil {
+	if err := run(*bin, *libexec, max(1, min(*runs, len(sklearn)))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -71,7 +72,12 @@ type bench struct {
 func run(bin, libexec string, runs int) (err error) {
 	ctx, cancel := berth.Context(30 * time.Minute)
 	defer cancel()
-	if err := fillCache(ctx, libexec, runs); err != nil {
+	wheels, err := os.MkdirTemp("", "berth-bench-wheels-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(wheels)) }()
+	if err := fillCache(ctx, libexec, wheels, runs); err != nil {
 		return err
 	}
 	home, err := berth.Home()
@@ -133,20 +139,17 @@ func run(bin, libexec string, runs int) (err error) {
 	return nil
 }
 
-// fillCache fetches the wheels that the runs install.
-func fillCache(ctx context.Context, libexec string, runs int) error {
+// fillCache fetches the wheels that the runs install. It unpacks them below dir, which is to stay until the end: ext4
+// without a journal passes over each inode that became free in the last half minute, for every new file.
+func fillCache(ctx context.Context, libexec, dir string, runs int) error {
 	all := slices.Clone(first)
 	for _, version := range sklearn[:runs] {
 		all = append(all, setup{first[0].python, version})
 	}
-	for _, env := range all {
-		dir, err := os.MkdirTemp("", "berth-bench-wheels-")
-		if err != nil {
-			return err
-		}
-		out, err := exec.CommandContext(ctx, filepath.Join(libexec, "uv"), "pip", "install", "--quiet", "--target", dir, "--python-version", env.python,
+	for i, env := range all {
+		out, err := exec.CommandContext(ctx, filepath.Join(libexec, "uv"), "pip", "install", "--quiet", "--target", filepath.Join(dir, strconv.Itoa(i)), "--python-version", env.python,
 			"--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:", "azureml-inference-server-http", "scikit-learn=="+env.sklearn).CombinedOutput()
-		if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
+		if err != nil {
 			return fmt.Errorf("fetching scikit-learn %s: %w: %s", env.sklearn, err, out)
 		}
 	}
