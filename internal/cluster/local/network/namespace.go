@@ -6,33 +6,27 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/cluster/local/thread"
 )
 
 // Do calls f on a thread inside a network namespace. What f starts in other goroutines
 // runs outside; sockets that f makes stay inside.
 func Do(namespace string, f func() error) error {
-	result := make(chan error)
-	go func() {
-		// The thread is not unlocked, so it ends with the goroutine and no other
-		// goroutine ever runs in the namespace.
-		runtime.LockOSThread()
-		result <- func() error {
-			fd, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return fmt.Errorf("open network namespace %s: %w", namespace, err)
-			}
-			defer unix.Close(fd)
-			if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("enter network namespace %s: %w", namespace, err)
-			}
-			return f()
-		}()
-	}()
-	return <-result
+	return thread.Spend(func() error {
+		fd, err := unix.Open(namespace, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open network namespace %s: %w", namespace, err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", namespace, err)
+		}
+		return f()
+	})
 }
 
 // isNamespace says whether a file holds a namespace; after a reboot it is an empty file.
@@ -52,21 +46,16 @@ func createNamespace(file string) error {
 	if err := os.WriteFile(file, nil, 0o400); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked, see Do
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("make a network namespace: %w", err)
-			}
-			own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
-			if err := unix.Mount(own, file, "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("keep a network namespace at %s: %w", file, err)
-			}
-			return nil
-		}()
-	}()
-	return <-result
+	return thread.Spend(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make a network namespace: %w", err)
+		}
+		own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+		if err := unix.Mount(own, file, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("keep a network namespace at %s: %w", file, err)
+		}
+		return nil
+	})
 }
 
 func removeNamespace(file string) error {

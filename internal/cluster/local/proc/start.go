@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berthdev/berth/internal/cluster/local/thread"
 )
 
 // Spec is a process to start.
@@ -44,18 +45,14 @@ func Start(s Spec) (pid int, err error) {
 	command.Dir = "/"
 	command.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 
-	started := make(chan error)
-	go func() {
-		// The child gets the namespaces of the thread that forks it. The thread cannot go
-		// back, so it stays locked and ends with this goroutine.
-		runtime.LockOSThread()
-		err := s.enter()
-		if err == nil {
-			err = command.Start()
+	// The child gets the namespaces of the thread that forks it.
+	err = thread.Spend(func() error {
+		if err := s.enter(); err != nil {
+			return err
 		}
-		started <- err
-	}()
-	if err := <-started; err != nil {
+		return command.Start()
+	})
+	if err != nil {
 		return 0, fmt.Errorf("start %s: %w", s.Name, err)
 	}
 	ended := make(chan struct{})
