@@ -140,7 +140,7 @@ func run(bin, libexec string, runs int) (err error) {
 }
 
 // fillCache fetches the wheels that the runs install. It unpacks them below dir, which is to stay until the end: ext4
-// without a journal passes over each inode that became free in the last half minute, for every new file.
+// without a journal passes over each inode that became free a short while ago, for every new file.
 func fillCache(ctx context.Context, libexec, dir string, runs int) error {
 	all := slices.Clone(first)
 	for _, version := range sklearn[:runs] {
